@@ -1,0 +1,69 @@
+/*
+ * An address space: one region tree seen as a flat view, and the way in for every access to it.
+ *
+ * The view is an immutable sorted array of flat ranges (memory/flat_view.h). Readers take a reference to the
+ * current view, use it for as short as one access, and give it back; they never wait. A commit publishes a
+ * new view; the old one dies with its last reader.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+struct address_space;
+struct error;
+struct flat_view;
+struct memory;
+struct memory_region;
+
+/*
+ * Creates a space that shows `root` (borrowed; it must outlive the space). `name` is borrowed: "memory",
+ * "io".
+ */
+int address_space_create(struct memory *memory, const char *name, struct memory_region *root,
+                         struct address_space **space, struct error *err);
+
+/* Frees it. Its listeners must be unregistered and no access under way. NULL is allowed. */
+void address_space_destroy(struct address_space *space);
+
+/*
+ * One access by a CPU or a device, of any length, RAM and MMIO mixed: RAM is copied, MMIO is handed to its
+ * ops in pieces of their declared sizes. Bytes that nothing answers for read as ones and are dropped when
+ * written; so does a write to ROM. Returns 0, or -ENXIO where nothing was there, -EACCES where the region
+ * refused or cannot be written; the rest of the access takes place all the same. Any thread, with no lock
+ * held that an MMIO callback could take.
+ */
+int address_space_read(struct address_space *space, uint64_t address, void *data, size_t length);
+int address_space_write(struct address_space *space, uint64_t address, const void *data, size_t length);
+
+/*
+ * Guest RAM as host memory. A mapping keeps the view it came from alive; it is short-lived and must not be
+ * kept across anything that waits for the guest. Longer use means mapping again.
+ */
+#define GUEST_MAPPING_MAX 16
+
+struct guest_mapping {
+    struct flat_view *view;
+    unsigned count;
+    struct iovec iov[GUEST_MAPPING_MAX]; /* in guest address order, neighbours joined where host memory is */
+};
+
+/*
+ * Maps [address, address + length), all of it RAM or, unless `writable`, ROM. -EFAULT, with nothing mapped,
+ * where part of it is anything else, wraps, or needs more than GUEST_MAPPING_MAX pieces. Length 0 gives an
+ * empty mapping. Any thread.
+ */
+int guest_map(struct address_space *space, uint64_t address, uint64_t length, bool writable,
+              struct guest_mapping *mapping);
+
+/* Gives a mapping back; its first `written` bytes were changed and are marked dirty. */
+void guest_unmap(struct guest_mapping *mapping, uint64_t written);
+
+/*
+ * Waits until no access that began before the call can still use a region that is no longer in any view:
+ * after it, a removed region's memory may go. Not from within an MMIO callback. Blocks for as long as such an
+ * access takes.
+ */
+void memory_synchronize(struct memory *memory);

@@ -1,0 +1,36 @@
+/*
+ * Guest RAM: one piece of host memory that RAM and ROM regions show to the guest.
+ *
+ * A block is a memfd mapped shared, so that other processes (device back ends, a migration peer on this host)
+ * can map it too. It starts as zeroes and takes host memory only where it is touched. A block is immutable
+ * after its creation but for its contents, which guest, devices and godwit change at will: whoever reads
+ * guest memory copies before checking.
+ */
+#pragma once
+
+#include <stdint.h>
+
+struct error;
+
+#define RAM_PAGE_SIZE 4096 /* the granularity of everything that concerns guest RAM */
+
+enum ram_block_flags {
+    RAM_BLOCK_HUGE_PAGES = 1, /* 2 MiB pages from the host's pool; the size must be a multiple of that */
+};
+
+struct ram_block {
+    const char *name; /* borrowed */
+    void *host;       /* start of the mapping */
+    uint64_t size;
+    int fd; /* the memfd */
+};
+
+/*
+ * Maps `size` bytes (a multiple of RAM_PAGE_SIZE, not 0: -EINVAL). -ENOMEM where the host cannot give them,
+ * or has too few huge pages, with a message that says what to do.
+ */
+int ram_block_create(const char *name, uint64_t size, unsigned flags, struct ram_block **block,
+                     struct error *err);
+
+/* Unmaps and frees it; no region may show it any more. NULL is allowed. */
+void ram_block_destroy(struct ram_block *block);
