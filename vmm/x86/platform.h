@@ -1,0 +1,49 @@
+/*
+ * The description of one x86 machine from which everything that tells a guest about its hardware is written:
+ * the memory map, ACPI tables, MP table and device tree. The machine (vmm/machine.h) fills it in; the writers
+ * only read it.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum platform_device_kind {
+    PLATFORM_SERIAL,
+    PLATFORM_RTC,
+    PLATFORM_RESET, /* the i8042 reset line */
+    PLATFORM_PM,    /* ACPI power management */
+    PLATFORM_EXIT_PORT,
+    PLATFORM_TEST_MMIO,
+};
+
+struct platform_range {
+    bool mmio; /* false: ports */
+    uint64_t base, size;
+};
+
+struct platform_device {
+    enum platform_device_kind kind;
+    struct platform_range ranges[3];
+    unsigned range_count;
+    int irq; /* ISA interrupt, the same number at the IOAPIC; -1: none */
+};
+
+#define PLATFORM_DEVICES_MAX 16
+
+struct platform {
+    unsigned cpus;   /* APIC ids 0 to cpus - 1 */
+    uint64_t memory; /* bytes of RAM */
+    bool acpi;
+    struct platform_device devices[PLATFORM_DEVICES_MAX];
+    unsigned device_count;
+    uint8_t rng_seed[64];
+    const char *command_line; /* borrowed; never NULL */
+    /* Set while the kernel is loaded. */
+    uint64_t initrd_start, initrd_size;
+};
+
+/* RAM below the device hole, and from 4 GiB on. */
+uint64_t platform_ram_low(const struct platform *platform);
+uint64_t platform_ram_high(const struct platform *platform);
