@@ -11,3 +11,16 @@ uint64_t platform_ram_high(const struct platform *platform)
 {
     return platform->memory - platform_ram_low(platform);
 }
+
+const struct platform_device_type *platform_device_type(const struct platform_device *device)
+{
+    static const struct platform_device_type types[] = {
+        [PLATFORM_SERIAL] = {"serial", "ns16550a", "PNP0501", false},
+        [PLATFORM_RTC] = {"rtc", "motorola,mc146818", "PNP0B00", false},
+        [PLATFORM_RESET] = {"reset", "godwit,i8042-reset", NULL, false},
+        [PLATFORM_PM] = {"power", "godwit,acpi-pm", NULL, true},
+        [PLATFORM_EXIT_PORT] = {"exit", "godwit,exit-port", NULL, false},
+        [PLATFORM_TEST_MMIO] = {"test", "godwit,test-mmio", NULL, false},
+    };
+    return &types[device->kind];
+}

@@ -30,6 +30,14 @@ struct platform_device {
     int irq; /* ISA interrupt, the same number at the IOAPIC; -1: none */
 };
 
+/* What all devices of one kind have in common. */
+struct platform_device_type {
+    const char *name;       /* of its node in the device tree */
+    const char *compatible; /* the device tree's word for it */
+    const char *acpi_hid;   /* NULL: the DSDT does not list it */
+    bool level_triggered;   /* its interrupt is level, active high; otherwise edge, rising */
+};
+
 #define PLATFORM_DEVICES_MAX 16
 
 struct platform {
@@ -47,3 +55,5 @@ struct platform {
 /* RAM below the device hole, and from 4 GiB on. */
 uint64_t platform_ram_low(const struct platform *platform);
 uint64_t platform_ram_high(const struct platform *platform);
+
+const struct platform_device_type *platform_device_type(const struct platform_device *device);
