@@ -1,9 +1,15 @@
 #include "base/error.h"
 
-#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+/* Puts ": " and `text` behind what is there, cut to fit. */
+static void append(struct error *err, const char *text)
+{
+    strncat(err->message, ": ", sizeof(err->message) - 1 - strlen(err->message));
+    strncat(err->message, text, sizeof(err->message) - 1 - strlen(err->message));
+}
 
 int error_set(struct error *err, int code, const char *format, ...)
 {
@@ -21,11 +27,9 @@ int error_set_errno(struct error *err, int code, const char *format, ...)
     if (err) {
         va_list args;
         va_start(args, format);
-        int length = vsnprintf(err->message, sizeof(err->message), format, args);
+        vsnprintf(err->message, sizeof(err->message), format, args);
         va_end(args);
-        if (length >= 0 && (size_t)length < sizeof(err->message))
-            snprintf(err->message + length, sizeof(err->message) - (size_t)length, ": %s",
-                     strerrordesc_np(code));
+        append(err, strerrordesc_np(code));
     }
     return -code;
 }
@@ -36,10 +40,9 @@ int error_prefix(struct error *err, int result, const char *format, ...)
         struct error inner = *err;
         va_list args;
         va_start(args, format);
-        int length = vsnprintf(err->message, sizeof(err->message), format, args);
+        vsnprintf(err->message, sizeof(err->message), format, args);
         va_end(args);
-        if (length >= 0 && (size_t)length < sizeof(err->message))
-            snprintf(err->message + length, sizeof(err->message) - (size_t)length, ": %s", inner.message);
+        append(err, inner.message);
     }
     return result;
 }
