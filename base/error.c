@@ -4,11 +4,14 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Puts ": " and `text` behind what is there, cut to fit. */
+/* Puts `text` behind what is there, cut to fit. */
 static void append(struct error *err, const char *text)
 {
-    strncat(err->message, ": ", sizeof(err->message) - 1 - strlen(err->message));
-    strncat(err->message, text, sizeof(err->message) - 1 - strlen(err->message));
+    size_t used = strlen(err->message);
+    size_t room = sizeof(err->message) - 1 - used;
+    size_t length = strnlen(text, room);
+    memcpy(err->message + used, text, length);
+    err->message[used + length] = 0;
 }
 
 int error_set(struct error *err, int code, const char *format, ...)
@@ -29,6 +32,7 @@ int error_set_errno(struct error *err, int code, const char *format, ...)
         va_start(args, format);
         vsnprintf(err->message, sizeof(err->message), format, args);
         va_end(args);
+        append(err, ": ");
         append(err, strerrordesc_np(code));
     }
     return -code;
@@ -42,6 +46,7 @@ int error_prefix(struct error *err, int result, const char *format, ...)
         va_start(args, format);
         vsnprintf(err->message, sizeof(err->message), format, args);
         va_end(args);
+        append(err, ": ");
         append(err, inner.message);
     }
     return result;
