@@ -1,0 +1,131 @@
+#include "lib/console.h"
+
+#include <stdarg.h>
+#include <stdbool.h>
+
+#include "lib/io.h"
+#include "lib/string.h"
+
+struct line {
+    char text[256];
+    uint64_t length;
+};
+
+static struct {
+    uint16_t port;
+    bool locked;
+} console;
+
+void console_use(uint16_t port)
+{
+    console.port = port;
+    out8(port + UART_LCR, LCR_8N1);
+    out8(port + UART_IER, 0);
+    out8(port + UART_FCR, FCR_ENABLE);
+    out8(port + UART_MCR, MCR_DTR_RTS | MCR_OUT2);
+}
+
+uint16_t console_port(void)
+{
+    return console.port;
+}
+
+static void write_locked(const uint8_t *bytes, uint64_t size)
+{
+    if (!console.port)
+        console_use(COM1);
+    for (uint64_t i = 0; i < size; i++) {
+        // With its FIFO on, the transmitter takes 16 bytes once it is empty.
+        while (i % UART_FIFO_SIZE == 0 && !(in8(console.port + UART_LSR) & LSR_THRE))
+            __builtin_ia32_pause();
+        out8(console.port + UART_DATA, bytes[i]);
+    }
+}
+
+void console_unlock(void)
+{
+    __atomic_clear(&console.locked, __ATOMIC_RELEASE);
+}
+
+void console_write(const void *bytes, uint64_t size)
+{
+    while (__atomic_test_and_set(&console.locked, __ATOMIC_ACQUIRE))
+        __builtin_ia32_pause();
+    write_locked(bytes, size);
+    __atomic_clear(&console.locked, __ATOMIC_RELEASE);
+}
+
+static void put(struct line *line, char c)
+{
+    if (line->length < sizeof(line->text))
+        line->text[line->length++] = c;
+}
+
+static void put_text(struct line *line, const char *text, uint64_t width)
+{
+    for (uint64_t length = strlen(text); length < width; length++)
+        put(line, ' ');
+    while (*text)
+        put(line, *text++);
+}
+
+static void put_number(struct line *line, uint64_t value, unsigned base, char fill, uint64_t width)
+{
+    char digits[21];
+    char *first = digits + sizeof(digits) - 1;
+
+    *first = 0;
+    do {
+        *--first = "0123456789abcdef"[value % base];
+        value /= base;
+    } while (value);
+    for (uint64_t length = strlen(first); length < width; length++)
+        put(line, fill);
+    put_text(line, first, 0);
+}
+
+static void put_signed(struct line *line, int64_t value, char fill, uint64_t width)
+{
+    if (value < 0)
+        put(line, '-');
+    put_number(line, value < 0 ? -(uint64_t)value : (uint64_t)value, 10, fill, width);
+}
+
+// Formats the conversion behind a '%' and returns what follows it.
+static const char *put_conversion(struct line *line, const char *format, va_list *values)
+{
+    char fill = *format == '0' ? '0' : ' ';
+    char *end;
+    uint64_t width = strtoul(format, &end, 10);
+    bool is_long = *end == 'l';
+    char kind = *(end += is_long);
+
+    if (kind == 's')
+        put_text(line, va_arg(*values, const char *), width);
+    else if (kind == 'c')
+        put(line, (char)va_arg(*values, int));
+    else if (kind == 'd')
+        put_signed(line, is_long ? va_arg(*values, int64_t) : va_arg(*values, int), fill, width);
+    else if (kind == 'u' || kind == 'x')
+        put_number(line, is_long ? va_arg(*values, uint64_t) : va_arg(*values, uint32_t),
+                   kind == 'u' ? 10 : 16, fill, width);
+    else
+        put(line, kind);
+    return end + 1;
+}
+
+void print(const char *format, ...)
+{
+    struct line line = {.length = 0};
+    va_list values;
+
+    va_start(values, format);
+    while (*format) {
+        if (*format == '%')
+            format = put_conversion(&line, format + 1, &values);
+        else
+            put(&line, *format++);
+    }
+    va_end(values);
+    console_write(line.text, line.length);
+}
