@@ -1,8 +1,8 @@
 /*
  * What a person asked for: one machine, as the command line and the JSON configuration file describe it.
  *
- * Options and keys are rows of one table (vmm/config.c), so each option is a key of the same name, and the
- * help text, the parser of either form and the checks follow from the row. The command line wins over the
+ * Options and keys are rows of one table (vmm/config_option.c), so each option is a key of the same name, and
+ * the help text, the parser of either form and the checks follow from the row. The command line wins over the
  * file.
  */
 #pragma once
@@ -14,8 +14,10 @@
 
 struct error;
 
-#define CONFIG_CPUS_MAX   255
-#define CONFIG_MEMORY_MAX ((uint64_t)2 << 40)
+#define CONFIG_CPUS_MAX    255
+#define CONFIG_MEMORY_MIN  ((uint64_t)2 << 20) /* kernels are loaded at 1 MiB */
+#define CONFIG_MEMORY_MAX  ((uint64_t)2 << 40)
+#define CONFIG_MEMORY_PAGE 4096
 
 enum serial_kind {
     SERIAL_STDIO,
@@ -26,29 +28,32 @@ enum serial_kind {
 
 /* Strings are owned; NULL where not given. */
 struct config {
-    char *name;
-    char *kernel;
+    char *name;   /* never NULL: by default the kernel's file name, or "godwit" */
+    char *kernel; /* NULL only with `mtree` */
     char *initrd;
-    char *append;    /* kernel command line */
-    uint64_t memory; /* bytes */
-    unsigned cpus;
+    char *append;    /* kernel command line; never NULL */
+    uint64_t memory; /* bytes: whole pages, CONFIG_MEMORY_MIN to CONFIG_MEMORY_MAX */
+    unsigned cpus;   /* 1 to CONFIG_CPUS_MAX */
     enum serial_kind serial;
-    char *serial_path;
-    int exit_port; /* -1: none */
+    char *serial_path; /* with SERIAL_FILE and SERIAL_UNIX */
+    int exit_port;     /* 0 to 0xFFFF; -1: none */
     bool no_acpi;
     bool huge_pages;
     bool test_device; /* the MMIO scratch device that godwit's own tests use */
     char *dump_dtb;   /* write the device tree here and end */
     bool mtree;       /* print the region tree and the flat views and end */
     enum log_level log;
+    bool help; /* --help was given: print run_usage() and end; the rest is not to be used */
 };
 
 /*
- * Fills `config` from the arguments after "run": defaults, then --config FILE, then the other options in
- * order. Returns 0; -EINVAL for a command line that is wrong; -EBADMSG for a configuration file that is;
- * another -errno for a file that cannot be read. The message names the option, or the file, line and key.
- * Free with config_free() in every case.
+ * Fills `config` from the arguments after "run": defaults, then each --config FILE, then the other options in
+ * order; the last one wins. Returns 0; -EINVAL for a command line that is wrong; -EBADMSG for a configuration
+ * file that is; another -errno for a file that cannot be read, or -ENOMEM. The message is one printable line
+ * that names the option, or the file, line and key. Free with config_free() in every case. Any thread; blocks
+ * for the file.
  */
 int config_parse(struct config *config, int argc, char *const argv[], struct error *err);
 
+/* Frees the strings. `config` may be filled again by config_parse(). */
 void config_free(struct config *config);

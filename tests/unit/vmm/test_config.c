@@ -1,0 +1,278 @@
+/* The command line of `godwit run`: what each option sets, and what is said about wrong ones. */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "vmm/config.h"
+#include "vmm/config_option.h"
+
+#define ARGUMENTS_MAX 16
+
+/* Parses the arguments up to NULL. */
+static int parse(struct config *config, struct error *err, ...)
+{
+    char *argv[ARGUMENTS_MAX];
+    int argc = 0;
+    va_list args;
+    va_start(args, err);
+    for (char *argument; (argument = va_arg(args, char *));)
+        argv[argc++] = argument;
+    va_end(args);
+    return config_parse(config, argc, argv, err);
+}
+
+#define PARSE(config, ...)                                                                                   \
+    do {                                                                                                     \
+        struct error err_ = {""};                                                                            \
+        int result_ = parse(config, &err_, __VA_ARGS__, NULL);                                               \
+        cr_assert_eq(result_, 0, "%s", err_.message);                                                        \
+    } while (0)
+
+/* Expects the arguments to be refused with a message of one line that has `wanted` in it. */
+#define REFUSED(wanted, ...)                                                                                 \
+    do {                                                                                                     \
+        struct config config_;                                                                               \
+        struct error err_ = {""};                                                                            \
+        cr_expect_eq(parse(&config_, &err_, __VA_ARGS__, NULL), -EINVAL);                                    \
+        cr_expect(strstr(err_.message, wanted), "'%s' is not in: %s", wanted, err_.message);                 \
+        cr_expect_null(strchr(err_.message, '\n'));                                                          \
+        config_free(&config_);                                                                               \
+    } while (0)
+
+Test(config, defaults)
+{
+    struct config config;
+    PARSE(&config, "--kernel", "/boot/vmlinuz");
+    cr_expect_str_eq(config.name, "vmlinuz");
+    cr_expect_str_eq(config.kernel, "/boot/vmlinuz");
+    cr_expect_null(config.initrd);
+    cr_expect_str_eq(config.append, "");
+    cr_expect_eq(config.memory, 256u << 20);
+    cr_expect_eq(config.cpus, 1);
+    cr_expect_eq(config.serial, SERIAL_STDIO);
+    cr_expect_null(config.serial_path);
+    cr_expect_eq(config.exit_port, -1);
+    cr_expect_not(config.no_acpi || config.huge_pages || config.test_device || config.mtree || config.help);
+    cr_expect_null(config.dump_dtb);
+    cr_expect_eq(config.log, LOG_WARN);
+    config_free(&config);
+}
+
+Test(config, every_option)
+{
+    struct config config;
+    PARSE(&config, "--kernel=k", "--initrd=i", "--append=console=ttyS0 quiet", "--memory=3G", "--cpus=255",
+          "--serial=file:out.log", "--exit-port=0xf4", "--no-acpi", "--huge-pages", "--dump-dtb=d", "--mtree",
+          "--name=n", "--log=debug", "--test-device");
+    cr_expect_str_eq(config.kernel, "k");
+    cr_expect_str_eq(config.initrd, "i");
+    cr_expect_str_eq(config.append, "console=ttyS0 quiet");
+    cr_expect_eq(config.memory, 3221225472u);
+    cr_expect_eq(config.cpus, 255);
+    cr_expect_eq(config.serial, SERIAL_FILE);
+    cr_expect_str_eq(config.serial_path, "out.log");
+    cr_expect_eq(config.exit_port, 244);
+    cr_expect(config.no_acpi && config.huge_pages && config.test_device && config.mtree);
+    cr_expect_str_eq(config.dump_dtb, "d");
+    cr_expect_str_eq(config.name, "n");
+    cr_expect_eq(config.log, LOG_DEBUG);
+    config_free(&config);
+}
+
+Test(config, value_follows_or_is_attached)
+{
+    struct config config;
+    PARSE(&config, "--kernel", "k", "--append", "", "--cpus", "2", "--serial=unix:/run/s=1", "--initrd", "-");
+    cr_expect_str_eq(config.append, "");
+    cr_expect_eq(config.cpus, 2);
+    cr_expect_eq(config.serial, SERIAL_UNIX);
+    cr_expect_str_eq(config.serial_path, "/run/s=1");
+    cr_expect_str_eq(config.initrd, "-");
+    config_free(&config);
+}
+
+Test(config, last_one_wins)
+{
+    struct config config;
+    PARSE(&config, "--kernel=a", "--kernel=b", "--cpus=2", "--cpus=3", "--no-acpi", "--no-acpi=false",
+          "--serial=file:x", "--serial=none", "--name=a", "--name=b");
+    cr_expect_str_eq(config.kernel, "b");
+    cr_expect_eq(config.cpus, 3);
+    cr_expect_not(config.no_acpi);
+    cr_expect_eq(config.serial, SERIAL_NONE);
+    cr_expect_null(config.serial_path);
+    cr_expect_str_eq(config.name, "b");
+    config_free(&config);
+}
+
+Test(config, sizes)
+{
+    static const struct {
+        const char *text;
+        uint64_t bytes;
+    } sizes[] = {
+        {"2097152", 2097152},  {"2M", 2097152},          {"2m", 2097152},
+        {"2048K", 2097152},    {"0x200000", 2097152},    {"1G", 1073741824},
+        {"2T", 2199023255552}, {"2097156K", 2147487744}, {"2199023255552", 2199023255552},
+    };
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(*sizes); i++) {
+        struct config config;
+        PARSE(&config, "--kernel=k", "--memory", sizes[i].text);
+        cr_expect_eq(config.memory, sizes[i].bytes, "%s", sizes[i].text);
+        config_free(&config);
+    }
+}
+
+Test(config, memory_refused)
+{
+    REFUSED("--memory: 0 is too little; the least is 2M", "--memory", "0");
+    REFUSED("--memory: 1 is too little", "--memory", "1");
+    REFUSED("--memory: 512 is too little; the least is 2M (for mebibytes, write 512M)", "--memory", "512");
+    REFUSED("--memory: 2044K is too little", "--memory", "2044K");
+    REFUSED("--memory: 3T is too much; the most is 2T", "--memory", "3T");
+    REFUSED("--memory: 2199023259648 is too much", "--memory", "2199023259648");
+    REFUSED("too much", "--memory", "18446744073709551616");
+    REFUSED("too much", "--memory", "16777216T");
+    REFUSED("too much", "--memory", "99999999999999999999999999G");
+    REFUSED("--memory: 5000000 is not a whole number of pages of 4096 bytes; try 4880K", "--memory",
+            "5000000");
+    REFUSED("not a whole number of pages", "--memory", "2049K");
+    for (const char *const *text = (const char *const[]){"12Q", "-5", "-1M", "", "M", "1.5G", "12MB", "12 M",
+                                                         " 12M", "+12M", "0x", NULL};
+         *text; text++)
+        REFUSED("is not a size; write bytes, or a number with K, M, G or T, as in 512M", "--memory", *text);
+}
+
+Test(config, cpus_refused)
+{
+    for (const char *const *text = (const char *const[]){"0", "256", "5000", "-1", "", "two", "1.5", "2K",
+                                                         "18446744073709551617", NULL};
+         *text; text++)
+        REFUSED("is not a number of CPUs; give 1 to 255", "--cpus", *text);
+}
+
+Test(config, exit_port)
+{
+    static const struct {
+        const char *text;
+        int port;
+    } ports[] = {{"0", 0}, {"65535", 65535}, {"0xFFFF", 65535}, {"0xf4", 244}, {"010", 10}};
+    for (size_t i = 0; i < sizeof(ports) / sizeof(*ports); i++) {
+        struct config config;
+        PARSE(&config, "--kernel=k", "--exit-port", ports[i].text);
+        cr_expect_eq(config.exit_port, ports[i].port);
+        config_free(&config);
+    }
+    for (const char *const *text = (const char *const[]){"65536", "0x10000", "-1", "", "x", "0xg", NULL};
+         *text; text++)
+        REFUSED("is not a port; give 0 to 0xFFFF, as in 0xF4", "--exit-port", *text);
+}
+
+Test(config, other_values_refused)
+{
+    REFUSED("--serial: 'stdout' is no serial port; write stdio|file:PATH|unix:PATH|none", "--serial",
+            "stdout");
+    REFUSED("--serial: 'file' is no serial port", "--serial", "file");
+    REFUSED("--serial: 'stdio:' is no serial port", "--serial", "stdio:");
+    REFUSED("--serial: the path is empty", "--serial", "unix:");
+    REFUSED("--log: 'loud' is no log level; write error|warn|info|debug", "--log", "loud");
+    REFUSED("--kernel: the path is empty", "--kernel", "");
+    REFUSED("--name: the name is empty", "--name", "");
+    REFUSED("--name: 'a?b' has a control character in it", "--name", "a\nb");
+    REFUSED("--no-acpi: 'yes' is neither true nor false", "--no-acpi=yes");
+}
+
+Test(config, unknown_options_refused)
+{
+    REFUSED("unknown option '--memroy'; did you mean --memory?", "--memroy", "1G");
+    REFUSED("unknown option '--mem'; did you mean --memory?", "--mem=1G");
+    REFUSED("unknown option '-kernel'; did you mean --kernel?", "-kernel", "x");
+    REFUSED("unknown option '--exitport'; did you mean --exit-port?", "--exitport", "1");
+    REFUSED("unknown option '--frobnicate'; see 'godwit run --help'", "--frobnicate");
+    REFUSED("unknown option '-m'; see 'godwit run --help'", "-m", "512");
+    REFUSED("unknown option '--'", "--");
+    REFUSED("unexpected argument 'vmlinuz'; a kernel is given as --kernel FILE", "vmlinuz");
+    REFUSED("unexpected argument ''", "");
+    REFUSED("unknown option '--a?[31mb?c'", "--a\33[31mb\nc");
+}
+
+Test(config, missing_arguments_refused)
+{
+    for (const struct config_option *option = config_options; option->name; option++) {
+        char argument[64];
+        snprintf(argument, sizeof(argument), "--%s", option->name);
+        if (option->argument)
+            REFUSED("needs an argument", argument);
+    }
+    REFUSED("--initrd needs an argument, but '--memory' follows", "--initrd", "--memory", "1G");
+    REFUSED("--initrd needs an argument, but '--memory=1G' follows", "--initrd", "--memory=1G");
+    REFUSED("--help takes no argument", "--help=me");
+}
+
+Test(config, kernel_is_needed)
+{
+    REFUSED("no kernel: give one by --kernel FILE or in a configuration file", "--cpus", "1");
+    REFUSED("no kernel", "--dump-dtb", "file");
+    struct config config;
+    PARSE(&config, "--mtree");
+    cr_expect_null(config.kernel);
+    cr_expect_str_eq(config.name, "godwit");
+    config_free(&config);
+}
+
+Test(config, no_arguments)
+{
+    struct config config;
+    struct error err;
+    cr_expect_eq(config_parse(&config, 0, (char *[]){NULL}, &err), -EINVAL);
+    config_free(&config);
+    cr_expect_eq(config_parse(&config, 0, (char *[]){NULL}, NULL), -EINVAL);
+    config_free(&config);
+}
+
+Test(config, name_from_kernel)
+{
+    struct config config;
+    PARSE(&config, "--kernel", "a/b/");
+    cr_expect_str_eq(config.name, "godwit", "a folder's name ends in nothing");
+    config_free(&config);
+    PARSE(&config, "--kernel", "a/b\n");
+    cr_expect_str_eq(config.name, "godwit");
+    config_free(&config);
+    PARSE(&config, "--kernel", "bzImage");
+    cr_expect_str_eq(config.name, "bzImage");
+    config_free(&config);
+}
+
+Test(config, help)
+{
+    struct config config;
+    PARSE(&config, "--memory", "nonsense", "--help", "--unknown");
+    cr_expect(config.help);
+    config_free(&config);
+    PARSE(&config, "-h");
+    cr_expect(config.help);
+    config_free(&config);
+    PARSE(&config, "--kernel=k", "--append=--help");
+    cr_expect_not(config.help);
+    cr_expect_str_eq(config.append, "--help");
+    config_free(&config);
+}
+
+/* The values that help texts show as defaults are those that hold. */
+Test(config, presets_are_valid)
+{
+    struct config config;
+    PARSE(&config, "--kernel=k");
+    for (const struct config_option *option = config_options; option->name; option++) {
+        struct error err = {""};
+        if (option->preset)
+            cr_expect_eq(config_option_set(&config, option, option->preset, NULL, &err), 0, "%s",
+                         err.message);
+        cr_expect(option->help && *option->help);
+    }
+    config_free(&config);
+}
