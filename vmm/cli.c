@@ -1,0 +1,160 @@
+#include "vmm/cli.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/macros.h"
+#include "vmm/config_option.h"
+#include "vmm/host.h"
+#include "vmm/run.h"
+#include "vmm/suggest.h"
+
+enum {
+    STATUS_OK = 0,
+    STATUS_FAILED = 1,
+    STATUS_WRONG_COMMAND_LINE = 2,
+};
+
+static const struct command {
+    const char *name;
+    const char *help;
+    int (*main)(int argc, char *const argv[]);
+} commands[] = {
+    {"run", "start a guest and stay with it until it ends", run_main},
+    {"host", "report what this host's KVM can do", host_main},
+};
+
+static const struct log messages = {.fd = STDERR_FILENO, .level = LOG_ERROR, .name = "godwit"};
+
+static void print_version(FILE *out)
+{
+    fputs("godwit " GODWIT_VERSION "\n", out);
+}
+
+void cli_usage(FILE *out)
+{
+    fputs("Usage: godwit COMMAND [OPTION]…\n"
+          "\n"
+          "A small virtual machine monitor on Linux KVM.\n"
+          "\n"
+          "Commands:\n",
+          out);
+    for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
+        fprintf(out, "  %-6s  %s\n", commands[i].name, commands[i].help);
+    fputs("\n"
+          "Options:\n"
+          "  --help     print this help; 'godwit COMMAND --help' describes a command\n"
+          "  --version  print the version\n"
+          "\n"
+          "Examples:\n"
+          "  godwit run --kernel vmlinuz --initrd initrd.img --append console=ttyS0 --memory 512M\n"
+          "  godwit run --config machine.json\n"
+          "  godwit host --json\n",
+          out);
+}
+
+/* The column in which help texts begin, and the last one. */
+#define HELP_COLUMN 26
+#define HELP_WIDTH  80
+
+/* Prints `text` from column HELP_COLUMN on, breaking lines between words. */
+static void print_wrapped(FILE *out, const char *text)
+{
+    size_t column = HELP_COLUMN;
+    while (*text) {
+        size_t word = strcspn(text, " ");
+        if (column + 1 + word > HELP_WIDTH) {
+            fprintf(out, "\n%*s", HELP_COLUMN, "");
+            column = HELP_COLUMN;
+        }
+        if (column > HELP_COLUMN)
+            column += (size_t)fprintf(out, " ");
+        column += (size_t)fprintf(out, "%.*s", (int)word, text);
+        text += word;
+        text += strspn(text, " ");
+    }
+}
+
+static void print_option(FILE *out, const struct config_option *option)
+{
+    int width = fprintf(out, "  --%s%s%s", option->name, option->argument ? " " : "",
+                        option->argument ? option->argument : "");
+    if (width > HELP_COLUMN - 2)
+        fprintf(out, "\n%*s", HELP_COLUMN, "");
+    else
+        fprintf(out, "%*s", HELP_COLUMN - width, "");
+    print_wrapped(out, option->help);
+    if (option->preset && *option->preset)
+        fprintf(out, " [%s]", option->preset);
+    fputc('\n', out);
+}
+
+void run_usage(FILE *out)
+{
+    fputs("Usage: godwit run --kernel FILE [OPTION]…\n"
+          "\n"
+          "Starts a guest and stays with it until it ends. Each option but --config and\n"
+          "--help is also a key of the JSON configuration file.\n"
+          "\n"
+          "Options [and what holds without them]:\n",
+          out);
+    for (const struct config_option *option = config_options; option->name; option++)
+        print_option(out, option);
+    fputs("\n"
+          "On the terminal: Ctrl-A x ends godwit, Ctrl-A h lists the other keys.\n"
+          "\n"
+          "Exit status: 0 the guest powered off; 1 an error of the host or of a file;\n"
+          "2 a wrong command line; 3 the guest crashed; 128+N ended by signal N; what the\n"
+          "guest wrote to the exit port.\n"
+          "\n"
+          "Examples:\n"
+          "  godwit run --kernel vmlinuz --initrd initrd.img --append console=ttyS0\n"
+          "  godwit run --config machine.json --memory 2G --cpus 2\n"
+          "  godwit run --kernel build/guest/hello --exit-port 0xF4 --memory 4M\n",
+          out);
+}
+
+/* Makes sure that what was printed has arrived: output may be a full disk, or closed. */
+static int finish_output(void)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return STATUS_OK;
+    log_write(&messages, LOG_ERROR, "cannot write to standard output: %s", strerrordesc_np(errno));
+    return STATUS_FAILED;
+}
+
+static int unknown_command(const char *word)
+{
+    struct suggestion suggestion = {.word = word};
+    for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
+        suggestion_consider(&suggestion, commands[i].name);
+    const char *kind = *word == '-' ? "option" : "command";
+    if (suggestion.nearest)
+        log_write(&messages, LOG_ERROR, "unknown %s '%.80s'; did you mean 'godwit %s'? (see 'godwit --help')",
+                  kind, word, suggestion.nearest);
+    else
+        log_write(&messages, LOG_ERROR, "unknown %s '%.80s'; see 'godwit --help'", kind, word);
+    return STATUS_WRONG_COMMAND_LINE;
+}
+
+int cli_main(int argc, char *argv[])
+{
+    if (argc < 2) {
+        cli_usage(stderr);
+        return STATUS_WRONG_COMMAND_LINE;
+    }
+    const char *word = argv[1];
+    for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+        if (strcmp(word, commands[i].name) == 0)
+            return commands[i].main(argc - 1, argv + 1);
+    }
+    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0)
+        cli_usage(stdout);
+    else if (strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0)
+        print_version(stdout);
+    else
+        return unknown_command(word);
+    return finish_output();
+}
