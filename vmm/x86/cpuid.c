@@ -1,5 +1,6 @@
 #include "vmm/x86/cpuid.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <linux/kvm.h>
 #include <stdint.h>
@@ -21,6 +22,8 @@
 #define LEAF_TOPOLOGY_V2       0x1F
 #define LEAF_PMU_EXTENDED      0x23
 #define LEAF_AMD_FEATURES      0x80000001
+#define LEAF_BRAND             0x80000002 /* and the next two */
+#define LEAF_BRAND_END         0x80000005
 #define LEAF_POWER             0x80000007
 #define LEAF_AMD_SIZES         0x80000008
 #define LEAF_SVM               0x8000000A
@@ -148,6 +151,16 @@ static void set_amd_features(struct kvm_cpuid_entry2 *entry, const struct guest_
         entry->ecx |= ECX_CMP_LEGACY;
 }
 
+static void set_brand(struct kvm_cpuid_entry2 *entry, const char brand[CPUID_BRAND_SIZE])
+{
+    uint32_t part[4];
+    memcpy(part, brand + (entry->function - LEAF_BRAND) * sizeof(part), sizeof(part));
+    entry->eax = part[0];
+    entry->ebx = part[1];
+    entry->ecx = part[2];
+    entry->edx = part[3];
+}
+
 static void set_amd_sizes(struct kvm_cpuid_entry2 *entry, const struct guest_cpu *cpu)
 {
     if (cpu->amd)
@@ -173,6 +186,9 @@ static void adapt(struct kvm_cpuid_entry2 *entry, const struct guest_cpu *cpu)
         break;
     case LEAF_AMD_FEATURES:
         set_amd_features(entry, cpu);
+        break;
+    case LEAF_BRAND ... LEAF_BRAND_END - 1:
+        set_brand(entry, cpu->options->brand);
         break;
     case LEAF_POWER:
         entry->edx &= ~EDX_INVARIANT_TSC;
@@ -219,6 +235,14 @@ static void append_amd_core(struct kvm_cpuid2 *table, const struct guest_cpu *cp
     entry->ebx = cpu->id;
 }
 
+void cpuid_host_brand(char brand[CPUID_BRAND_SIZE])
+{
+    uint32_t parts[CPUID_BRAND_SIZE / sizeof(uint32_t)] = {0};
+    for (uint32_t i = 0, leaf = LEAF_BRAND; leaf < LEAF_BRAND_END; i += 4, leaf++)
+        __get_cpuid(leaf, &parts[i], &parts[i + 1], &parts[i + 2], &parts[i + 3]);
+    memcpy(brand, parts, sizeof(parts));
+}
+
 int cpuid_build(const struct kvm_cpuid2 *supported, const struct cpuid_options *options, unsigned cpu_id,
                 struct kvm_cpuid2 **result, struct error *err)
 {
@@ -246,7 +270,7 @@ int cpuid_build(const struct kvm_cpuid2 *supported, const struct cpuid_options *
     append_topology(table, LEAF_TOPOLOGY, &cpu);
     if (!cpu.amd && vendor->eax >= LEAF_TOPOLOGY_V2)
         append_topology(table, LEAF_TOPOLOGY_V2, &cpu);
-    if (find(supported, LEAF_AMD_CORE))
+    if (cpu.amd && find(supported, LEAF_AMD_CORE))
         append_amd_core(table, &cpu);
     *result = table;
     return 0;

@@ -17,10 +17,17 @@
 struct error;
 struct kvm_cpuid2;
 
+#define CPUID_BRAND_SIZE 48
+
+/* What KVM_GET_SUPPORTED_CPUID does not tell. */
 struct cpuid_options {
-    unsigned cpus;     /* 1 to 255 */
-    bool tsc_deadline; /* KVM_CAP_TSC_DEADLINE_TIMER: KVM_GET_SUPPORTED_CPUID does not tell */
+    unsigned cpus;                /* 1 to 255 */
+    bool tsc_deadline;            /* KVM_CAP_TSC_DEADLINE_TIMER */
+    char brand[CPUID_BRAND_SIZE]; /* the brand string, as in leaves 0x80000002 to 0x80000004 */
 };
+
+/* The brand string of the CPU that executes the call; zeroes where it has none. */
+void cpuid_host_brand(char brand[CPUID_BRAND_SIZE]);
 
 /*
  * Builds the table of vCPU number `cpu` for KVM_SET_CPUID2: malloced, for the caller to free. -EINVAL where

@@ -54,7 +54,8 @@ static void put_common(union table *table, uint32_t max_leaf, const char vendor[
     PUT(table, 0x40000001, 0, 0x01007EFB, 0, 0, 0);
     PUT(table, 0x80000000, 0, 0x80000026, 0, 0, 0);
     PUT(table, 0x80000001, 0, 0, 0, 0xFFFFFFFF, 0xFFFFFFFF);
-    PUT(table, 0x80000002, 0, 0x65746E49, 0x2952286C, 0x6F655820, 0x2952286E);
+    for (uint32_t leaf = 0x80000002; leaf < 0x80000005; leaf++)
+        PUT(table, leaf, 0, 0, 0, 0, 0); /* KVM leaves it to us */
     PUT(table, 0x80000007, 0, 0, 0, 0, 0x1FF);
 }
 
@@ -294,7 +295,7 @@ Test(cpuid, keeps_what_kvm_supports)
 {
     union table host = intel_host();
     struct kvm_cpuid2 *table = build(&host, 2, 1);
-    const uint32_t leaves[] = {0x40000000, 0x40000001, 0x80000000, 0x80000002};
+    const uint32_t leaves[] = {0x40000000, 0x40000001, 0x80000000};
     for (size_t i = 0; i < ARRAY_SIZE(leaves); i++) {
         struct kvm_cpuid_entry2 guest = cpuid(table, leaves[i], 0);
         struct kvm_cpuid_entry2 kvm = cpuid(&host.header, leaves[i], 0);
@@ -304,6 +305,22 @@ Test(cpuid, keeps_what_kvm_supports)
     cr_assert_eq(cpuid(table, 1, 0).ebx >> 8 & 0xFF, 8, "CLFLUSH line");
     cr_assert_eq(cpuid(table, 1, 0).ecx >> 21 & 1, 1, "x2APIC");
     cr_assert_eq(cpuid(table, 0x80000008, 0).ecx, 0, "reserved on Intel");
+    free(table);
+}
+
+Test(cpuid, brand_string)
+{
+    union table host = intel_host();
+    struct cpuid_options options = {.cpus = 1, .brand = "Bar-tailed Godwit CPU, 11,000 km at 60 km/h"};
+    struct kvm_cpuid2 *table;
+    cr_assert_eq(cpuid_build(&host.header, &options, 0, &table, NULL), 0);
+    char brand[CPUID_BRAND_SIZE];
+    for (uint32_t i = 0; i < 3; i++) {
+        struct kvm_cpuid_entry2 e = cpuid(table, 0x80000002 + i, 0);
+        const uint32_t part[] = {e.eax, e.ebx, e.ecx, e.edx};
+        memcpy(brand + i * sizeof(part), part, sizeof(part));
+    }
+    cr_assert(memcmp(brand, options.brand, sizeof(brand)) == 0);
     free(table);
 }
 

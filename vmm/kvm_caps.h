@@ -1,0 +1,27 @@
+/*
+ * The KVM capabilities that godwit uses: one table, read by `godwit host` to report them and by the machine's
+ * start-up to refuse a host that lacks a required one.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct error;
+
+struct kvm_capability {
+    int number; /* KVM_CAP_* */
+    const char *name;
+    const char *purpose; /* completes "NAME is for …" */
+    bool required;
+};
+
+extern const struct kvm_capability kvm_capabilities[];
+extern const size_t kvm_capability_count;
+
+/* What KVM_CHECK_EXTENSION says of capability `number` on the descriptor of /dev/kvm or of a VM; 0 where
+ * that fails. */
+int kvm_capability_value(int fd, int number);
+
+/* Whether every required capability is there: 0, or -ENOTSUP with a message that names those missing. */
+int kvm_check_required(int kvm_fd, struct error *err);
