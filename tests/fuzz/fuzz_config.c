@@ -1,0 +1,49 @@
+/* The configuration file: whatever its bytes, it is taken or refused, and what is taken is within its ranges.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "vmm/config.h"
+#include "vmm/config_file.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void check_accepted(const struct config *config)
+{
+    bool has_path = config->serial == SERIAL_FILE || config->serial == SERIAL_UNIX;
+    if ((config->memory && (config->memory < CONFIG_MEMORY_MIN || config->memory > CONFIG_MEMORY_MAX ||
+                            config->memory % CONFIG_MEMORY_PAGE)) ||
+        config->cpus > CONFIG_CPUS_MAX || config->exit_port < -1 || config->exit_port > 0xFFFF ||
+        has_path != (config->serial_path != NULL))
+        abort();
+}
+
+/* A refusal names the file and a line that the file has. */
+static void check_refused(int result, const char *message, const uint8_t *data, size_t size)
+{
+    static const char prefix[] = "folder/file:";
+    unsigned long lines = 1;
+    for (size_t i = 0; i < size; i++)
+        lines += data[i] == '\n';
+    if (result != -EBADMSG || strncmp(message, prefix, strlen(prefix)) != 0)
+        abort();
+    char *end;
+    unsigned long line = strtoul(message + strlen(prefix), &end, 10);
+    if (*end != ':' || line < 1 || line > lines)
+        abort();
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct config config = {.exit_port = -1};
+    struct error err = {""};
+    int result = config_file_parse(&config, "folder/file", (const char *)data, size, &err);
+    if (result == 0)
+        check_accepted(&config);
+    else
+        check_refused(result, err.message, data, size);
+    config_free(&config);
+    return 0;
+}
