@@ -38,7 +38,7 @@
 #define LAYOUT_COM1_IRQ        4
 #define LAYOUT_RTC             0x70
 #define LAYOUT_RTC_IRQ         8
-#define LAYOUT_I8042           0x60 /* ports 0x60 and 0x64 */
+#define LAYOUT_I8042_COMMAND   0x64
 #define LAYOUT_PM1A_EVENT      0x600
 #define LAYOUT_PM1A_CONTROL    0x604
 #define LAYOUT_PM_TIMER        0x608

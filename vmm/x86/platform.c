@@ -24,3 +24,13 @@ const struct platform_device_type *platform_device_type(const struct platform_de
     };
     return &types[device->kind];
 }
+
+const char *platform_device_name(const struct platform_device *device)
+{
+    static const char *const names[] = {
+        [PLATFORM_SERIAL] = "serial port",  [PLATFORM_RTC] = "real-time clock",
+        [PLATFORM_RESET] = "reset line",    [PLATFORM_PM] = "power management",
+        [PLATFORM_EXIT_PORT] = "exit port", [PLATFORM_TEST_MMIO] = "test device",
+    };
+    return names[device->kind];
+}

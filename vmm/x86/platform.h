@@ -25,7 +25,7 @@ struct platform_range {
 
 struct platform_device {
     enum platform_device_kind kind;
-    struct platform_range ranges[3];
+    struct platform_range ranges[4];
     unsigned range_count;
     int irq; /* ISA interrupt, the same number at the IOAPIC; -1: none */
 };
@@ -51,6 +51,9 @@ struct platform {
     /* Set while the kernel is loaded. */
     uint64_t initrd_start, initrd_size;
 };
+
+/* What a person calls the device: "serial port". */
+const char *platform_device_name(const struct platform_device *device);
 
 /* RAM below the device hole, and from 4 GiB on. */
 uint64_t platform_ram_low(const struct platform *platform);

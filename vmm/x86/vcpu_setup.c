@@ -35,14 +35,11 @@ int vcpu_supported_cpuid(int kvm_fd, struct kvm_cpuid2 **out, struct error *err)
     return 0;
 }
 
-static int set_cpuid(struct vcpu *vcpu, unsigned cpus, const struct kvm_cpuid2 *supported, struct error *err)
+static int set_cpuid(struct vcpu *vcpu, const struct kvm_cpuid2 *supported,
+                     const struct cpuid_options *options, struct error *err)
 {
-    struct cpuid_options options = {
-        .cpus = cpus,
-        .tsc_deadline = ioctl(vcpu_fd(vcpu), KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0,
-    };
     struct kvm_cpuid2 *table;
-    int result = cpuid_build(supported, &options, vcpu_index(vcpu), &table, err);
+    int result = cpuid_build(supported, options, vcpu_index(vcpu), &table, err);
     if (result < 0)
         return result;
     if (ioctl(vcpu_fd(vcpu), KVM_SET_CPUID2, table) < 0)
@@ -82,10 +79,10 @@ static int set_registers(struct vcpu *vcpu, const struct boot_entry *entry, stru
     return 0;
 }
 
-int vcpu_setup(struct vcpu *vcpu, unsigned cpus, const struct kvm_cpuid2 *supported,
+int vcpu_setup(struct vcpu *vcpu, const struct kvm_cpuid2 *supported, const struct cpuid_options *options,
                const struct boot_entry *entry, struct error *err)
 {
-    int result = set_cpuid(vcpu, cpus, supported, err);
+    int result = set_cpuid(vcpu, supported, options, err);
     if (result < 0)
         return result;
     set_msrs(vcpu);

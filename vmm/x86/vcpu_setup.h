@@ -6,6 +6,7 @@
 #pragma once
 
 struct boot_entry;
+struct cpuid_options;
 struct error;
 struct kvm_cpuid2;
 struct vcpu;
@@ -15,8 +16,8 @@ struct vcpu;
 int vcpu_supported_cpuid(int kvm_fd, struct kvm_cpuid2 **cpuid, struct error *err);
 
 /*
- * Sets up one of `cpus` vCPUs, not yet started, from what vcpu_supported_cpuid() gave. `entry` is NULL for
- * all but the first. -errno with a message.
+ * Sets up a vCPU that is not yet started, from what vcpu_supported_cpuid() gave and `options`
+ * (vmm/x86/cpuid.h). `entry` is NULL for all but the first. -errno with a message.
  */
-int vcpu_setup(struct vcpu *vcpu, unsigned cpus, const struct kvm_cpuid2 *supported,
+int vcpu_setup(struct vcpu *vcpu, const struct kvm_cpuid2 *supported, const struct cpuid_options *options,
                const struct boot_entry *entry, struct error *err);

@@ -1,0 +1,20 @@
+/*
+ * `godwit run`: one machine in this process, from its configuration to the exit status.
+ *
+ * The first thread owns everything here: it builds the machine, serves the event loop while the vCPU threads
+ * run, and takes all down again. Signals that end a process (INT, TERM, HUP) are read from a descriptor in
+ * the event loop, so every way out passes the same clean-up.
+ */
+#pragma once
+
+#define EXIT_HOST_ERROR  1 /* host, file or configuration */
+#define EXIT_USAGE       2 /* command line */
+#define EXIT_GUEST_CRASH 3
+#define EXIT_SIGNAL_BASE 128
+
+/*
+ * Runs the command; `argv[0]` is its name. Returns the exit status: 0 when the guest powered off, reset or
+ * was quit from the terminal; the byte written to the exit port; or one of the above. Blocks as long as the
+ * machine lives.
+ */
+int run_main(int argc, char *const argv[]);

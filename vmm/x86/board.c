@@ -1,0 +1,406 @@
+#include "vmm/x86/board.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/random.h>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/macros.h"
+#include "devices/acpi_pm.h"
+#include "devices/debug_exit.h"
+#include "devices/i8042.h"
+#include "devices/rtc.h"
+#include "devices/serial.h"
+#include "devices/shutdown.h"
+#include "devices/test_mmio.h"
+#include "memory/address_space.h"
+#include "memory/kvm_listener.h"
+#include "memory/memory.h"
+#include "memory/mtree.h"
+#include "memory/ram_block.h"
+#include "memory/region.h"
+#include "vmm/config.h"
+#include "vmm/kvm.h"
+#include "vmm/x86/boot.h"
+#include "vmm/x86/firmware.h"
+#include "vmm/x86/layout.h"
+#include "vmm/x86/platform.h"
+
+struct board {
+    struct machine_config config;
+    struct kvm_vm *vm;
+    struct machine *machine;
+    struct platform platform;
+    void *device_tree;
+    size_t device_tree_size;
+
+    struct memory *memory;
+    struct ram_block *ram;
+    struct memory_region root, io_root;
+    struct memory_region ram_low, ram_high, ioapic, lapic;
+    struct address_space *memory_space, *io_space;
+    struct kvm_listener *memory_listener, *io_listener;
+
+    struct serial *serial;
+    struct rtc *rtc;
+    struct acpi_pm *pm;
+    struct i8042 *i8042;
+    struct debug_exit *exit_port;
+    struct test_mmio *test;
+};
+
+/* Where one region of a device is. */
+struct placement {
+    bool mmio;
+    uint64_t base;
+    struct memory_region *region;
+};
+
+static void set_irq(void *opaque, unsigned number, bool level)
+{
+    struct kvm_vm *vm = opaque;
+    struct kvm_irq_level line = {.irq = number, .level = level};
+    ioctl(vm->vm_fd, KVM_IRQ_LINE, &line);
+}
+
+static struct irq_line irq_line(struct board *board, unsigned number)
+{
+    return (struct irq_line){.set = set_irq, .opaque = board->vm, .number = number};
+}
+
+static void guest_requests(void *opaque, enum shutdown_cause cause, int status)
+{
+    static const enum machine_outcome outcomes[] = {
+        [SHUTDOWN_POWER_OFF] = MACHINE_POWERED_OFF,
+        [SHUTDOWN_RESET] = MACHINE_RESET,
+        [SHUTDOWN_EXIT] = MACHINE_EXIT_PORT,
+    };
+    struct board *board = opaque;
+    machine_end(board->machine, outcomes[cause], status);
+}
+
+static struct shutdown_handler shutdown_handler(struct board *board)
+{
+    return (struct shutdown_handler){.request = guest_requests, .opaque = board};
+}
+
+/* The TSS and identity map are where Intel's virtual 8086 mode keeps its own; they must be outside of RAM. */
+static int create_interrupt_controllers(struct board *board, struct error *err)
+{
+    int fd = board->vm->vm_fd;
+    uint64_t identity_map = LAYOUT_IDENTITY_MAP;
+    struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
+    if (ioctl(fd, KVM_SET_IDENTITY_MAP_ADDR, &identity_map) < 0 ||
+        ioctl(fd, KVM_SET_TSS_ADDR, LAYOUT_TSS) < 0)
+        return error_set_errno(err, errno, "KVM refuses a place for its real-mode TSS");
+    if (ioctl(fd, KVM_CREATE_IRQCHIP, 0) < 0)
+        return error_set_errno(err, errno, "KVM cannot create the interrupt controllers");
+    if (ioctl(fd, KVM_CREATE_PIT2, &pit) < 0)
+        return error_set_errno(err, errno, "KVM cannot create the interval timer");
+    return 0;
+}
+
+static int create_roots(struct board *board, struct error *err)
+{
+    board->memory = memory_create();
+    if (!board->memory)
+        return error_set(err, ENOMEM, "not enough memory for the memory system");
+    int result = memory_region_init_container(&board->root, board->memory, "memory", MEMORY_SIZE_MAX, err);
+    if (result == 0)
+        result = memory_region_init_container(&board->io_root, board->memory, "io", 64 * KIB, err);
+    if (result == 0)
+        result = address_space_create(board->memory, "memory", &board->root, &board->memory_space, err);
+    if (result == 0)
+        result = address_space_create(board->memory, "io", &board->io_root, &board->io_space, err);
+    return result;
+}
+
+static int add_ram(struct board *board, struct memory_region *region, const char *name, uint64_t base,
+                   uint64_t offset, uint64_t size, struct error *err)
+{
+    if (size == 0)
+        return 0;
+    int result = memory_region_init_ram(region, board->memory, name, board->ram, offset, size, err);
+    return result < 0 ? result : memory_region_add_subregion(&board->root, base, region, 0, err);
+}
+
+static int add_reservation(struct board *board, struct memory_region *region, const char *name, uint64_t base,
+                           struct error *err)
+{
+    int result = memory_region_init_reservation(region, board->memory, name, RAM_PAGE_SIZE, err);
+    return result < 0 ? result : memory_region_add_subregion(&board->root, base, region, 0, err);
+}
+
+static int create_ram(struct board *board, struct error *err)
+{
+    uint64_t low = platform_ram_low(&board->platform), high = platform_ram_high(&board->platform);
+    unsigned flags = board->config.config->huge_pages ? RAM_BLOCK_HUGE_PAGES : 0;
+    int result = ram_block_create("ram", board->platform.memory, flags, &board->ram, err);
+    if (result == 0)
+        result = add_ram(board, &board->ram_low, "ram-low", 0, 0, low, err);
+    if (result == 0)
+        result = add_ram(board, &board->ram_high, "ram-high", LAYOUT_RAM_HIGH, low, high, err);
+    if (result == 0)
+        result = add_reservation(board, &board->ioapic, "ioapic", LAYOUT_IOAPIC, err);
+    if (result == 0)
+        result = add_reservation(board, &board->lapic, "lapic", LAYOUT_LAPIC, err);
+    return result;
+}
+
+static int check_free(const struct platform *platform, const struct placement *place, struct error *err)
+{
+    uint64_t size = (uint64_t)place->region->size;
+    for (unsigned i = 0; i < platform->device_count; i++) {
+        const struct platform_device *device = &platform->devices[i];
+        for (unsigned r = 0; r < device->range_count; r++) {
+            const struct platform_range *range = &device->ranges[r];
+            if (range->mmio == place->mmio && place->base < range->base + range->size &&
+                range->base < place->base + size)
+                return error_set(
+                    err, EBUSY, "the %s at %s 0x%llx collides with the %s at 0x%llx: choose another place",
+                    place->region->name, place->mmio ? "address" : "port", (unsigned long long)place->base,
+                    platform_device_name(device), (unsigned long long)range->base);
+        }
+    }
+    return 0;
+}
+
+/* Maps a device's regions, and describes it to whoever tells the guest. */
+static int place_device(struct board *board, enum platform_device_kind kind, int irq,
+                        const struct placement *places, unsigned count, struct error *err)
+{
+    struct platform *platform = &board->platform;
+    struct platform_device device = {.kind = kind, .irq = irq, .range_count = count};
+    for (unsigned i = 0; i < count; i++) {
+        const struct placement *place = &places[i];
+        int result = check_free(platform, place, err);
+        if (result == 0)
+            result = memory_region_add_subregion(place->mmio ? &board->root : &board->io_root, place->base,
+                                                 place->region, 0, err);
+        if (result < 0)
+            return result;
+        device.ranges[i] = (struct platform_range){place->mmio, place->base, (uint64_t)place->region->size};
+    }
+    platform->devices[platform->device_count++] = device;
+    return 0;
+}
+
+static int add_serial(struct board *board, struct error *err)
+{
+    struct serial_config config = {.chardev = board->config.console, .irq = irq_line(board, LAYOUT_COM1_IRQ)};
+    int result = serial_create(&config, board->memory, &board->serial, err);
+    if (result < 0)
+        return result;
+    const struct placement place = {false, LAYOUT_COM1, serial_region(board->serial)};
+    return place_device(board, PLATFORM_SERIAL, LAYOUT_COM1_IRQ, &place, 1, err);
+}
+
+static int add_rtc(struct board *board, struct error *err)
+{
+    struct rtc_config config = {.loop = board->config.loop, .irq = irq_line(board, LAYOUT_RTC_IRQ)};
+    int result = rtc_create(&config, board->memory, &board->rtc, err);
+    if (result < 0)
+        return result;
+    const struct placement place = {false, LAYOUT_RTC, rtc_region(board->rtc)};
+    return place_device(board, PLATFORM_RTC, LAYOUT_RTC_IRQ, &place, 1, err);
+}
+
+static int add_i8042(struct board *board, struct error *err)
+{
+    struct shutdown_handler shutdown = shutdown_handler(board);
+    int result = i8042_create(&shutdown, board->memory, &board->i8042, err);
+    if (result < 0)
+        return result;
+    const struct placement place = {false, LAYOUT_I8042_COMMAND, i8042_region(board->i8042)};
+    return place_device(board, PLATFORM_RESET, -1, &place, 1, err);
+}
+
+static int add_pm(struct board *board, struct error *err)
+{
+    struct acpi_pm_config config = {
+        .sci = irq_line(board, LAYOUT_SCI_IRQ),
+        .shutdown = shutdown_handler(board),
+        .s5_sleep_type = LAYOUT_S5_SLEEP_TYPE,
+        .reset_value = LAYOUT_RESET_VALUE,
+    };
+    int result = acpi_pm_create(&config, board->memory, &board->pm, err);
+    if (result < 0)
+        return result;
+    const struct placement places[] = {
+        {false, LAYOUT_PM1A_EVENT, acpi_pm_event_region(board->pm)},
+        {false, LAYOUT_PM1A_CONTROL, acpi_pm_control_region(board->pm)},
+        {false, LAYOUT_PM_TIMER, acpi_pm_timer_region(board->pm)},
+        {false, LAYOUT_RESET - 1, acpi_pm_reset_region(board->pm)},
+    };
+    return place_device(board, PLATFORM_PM, LAYOUT_SCI_IRQ, places, ARRAY_SIZE(places), err);
+}
+
+static int add_exit_port(struct board *board, struct error *err)
+{
+    if (board->config.config->exit_port < 0)
+        return 0;
+    struct shutdown_handler shutdown = shutdown_handler(board);
+    int result = debug_exit_create(&shutdown, board->memory, &board->exit_port, err);
+    if (result < 0)
+        return result;
+    const struct placement place = {false, (uint64_t)board->config.config->exit_port,
+                                    debug_exit_region(board->exit_port)};
+    return place_device(board, PLATFORM_EXIT_PORT, -1, &place, 1, err);
+}
+
+static int add_test_device(struct board *board, struct error *err)
+{
+    if (!board->config.config->test_device)
+        return 0;
+    int result = test_mmio_create(board->memory, &board->test, err);
+    if (result < 0)
+        return result;
+    const struct placement places[] = {
+        {true, LAYOUT_TEST_MMIO, test_mmio_region_a(board->test)},
+        {true, LAYOUT_TEST_MMIO + TEST_MMIO_REGION_SIZE, test_mmio_region_b(board->test)},
+    };
+    return place_device(board, PLATFORM_TEST_MMIO, -1, places, ARRAY_SIZE(places), err);
+}
+
+/* Every device of the machine: a new one is a line here. */
+static int (*const device_adders[])(struct board *, struct error *) = {
+    add_serial, add_rtc, add_i8042, add_pm, add_exit_port, add_test_device,
+};
+
+static int add_devices(struct board *board, struct error *err)
+{
+    int result = 0;
+    for (size_t i = 0; i < ARRAY_SIZE(device_adders) && result == 0; i++)
+        result = device_adders[i](board, err);
+    return result;
+}
+
+static int build(struct board *board, struct error *err)
+{
+    int result = create_interrupt_controllers(board, err);
+    if (result == 0)
+        result = create_roots(board, err);
+    if (result < 0)
+        return result;
+    memory_transaction_begin(board->memory);
+    result = create_ram(board, err);
+    if (result == 0)
+        result = add_devices(board, err);
+    int committed = memory_transaction_commit(board->memory, result == 0 ? err : NULL);
+    return result < 0 ? result : committed;
+}
+
+int board_create(const struct machine_config *config, struct kvm_vm *vm, struct machine *machine,
+                 struct board **out, struct error *err)
+{
+    struct board *board = calloc(1, sizeof(*board));
+    if (!board)
+        return error_set(err, ENOMEM, "not enough memory for the board");
+    board->config = *config;
+    board->vm = vm;
+    board->machine = machine;
+    board->platform.cpus = config->config->cpus;
+    board->platform.memory = config->config->memory;
+    board->platform.acpi = !config->config->no_acpi;
+    board->platform.command_line = config->config->append ? config->config->append : "";
+    int result = build(board, err);
+    if (result < 0) {
+        board_destroy(board);
+        return result;
+    }
+    *out = board;
+    return 0;
+}
+
+static void take_apart(struct memory_region *root)
+{
+    while (root->subregions)
+        memory_region_remove_subregion(root->subregions, NULL);
+}
+
+void board_destroy(struct board *board)
+{
+    if (!board)
+        return;
+    kvm_listener_destroy(board->memory_listener);
+    kvm_listener_destroy(board->io_listener);
+    address_space_destroy(board->memory_space);
+    address_space_destroy(board->io_space);
+    take_apart(&board->root);
+    take_apart(&board->io_root);
+    serial_destroy(board->serial);
+    rtc_destroy(board->rtc);
+    acpi_pm_destroy(board->pm);
+    i8042_destroy(board->i8042);
+    debug_exit_destroy(board->exit_port);
+    test_mmio_destroy(board->test);
+    struct memory_region *const own[] = {&board->ram_low, &board->ram_high, &board->ioapic,
+                                         &board->lapic,   &board->root,     &board->io_root};
+    for (size_t i = 0; i < ARRAY_SIZE(own); i++)
+        memory_region_destroy(own[i]);
+    ram_block_destroy(board->ram);
+    memory_destroy(board->memory);
+    free(board->device_tree);
+    free(board);
+}
+
+static int write_firmware(const struct board *board, struct error *err)
+{
+    return board->platform.acpi ? acpi_write(&board->platform, board->memory_space, err)
+                                : mptable_write(&board->platform, board->memory_space, err);
+}
+
+int board_load(struct board *board, struct boot_entry *entry, struct error *err)
+{
+    const struct boot_files files = {board->config.config->kernel, board->config.config->initrd};
+    struct platform *platform = &board->platform;
+    if (getrandom(platform->rng_seed, sizeof(platform->rng_seed), 0) != sizeof(platform->rng_seed))
+        return error_set_errno(err, errno, "the host gives no random numbers for the guest's seed");
+    int result = boot_load(&files, platform, board->memory_space, entry, &board->device_tree,
+                           &board->device_tree_size, err);
+    if (result == 0)
+        result = write_firmware(board, err);
+    explicit_bzero(platform->rng_seed, sizeof(platform->rng_seed));
+    return result;
+}
+
+const void *board_device_tree(const struct board *board, size_t *size)
+{
+    *size = board->device_tree_size;
+    return board->device_tree;
+}
+
+struct address_space *board_memory(struct board *board)
+{
+    return board->memory_space;
+}
+
+struct address_space *board_io(struct board *board)
+{
+    return board->io_space;
+}
+
+void board_release_vcpus(struct board *board)
+{
+    serial_allow_waiting(board->serial, false);
+}
+
+int board_flush(struct board *board, int interrupt)
+{
+    return serial_flush(board->serial, interrupt);
+}
+
+void board_press_power_button(struct board *board)
+{
+    acpi_pm_press_power_button(board->pm);
+}
+
+void board_print_memory(const struct board *board, FILE *out)
+{
+    mtree_print(board->memory, out);
+}
