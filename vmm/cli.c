@@ -7,15 +7,10 @@
 #include "base/log.h"
 #include "base/macros.h"
 #include "vmm/config_option.h"
+#include "vmm/exit_status.h"
 #include "vmm/host.h"
 #include "vmm/run.h"
 #include "vmm/suggest.h"
-
-enum {
-    STATUS_OK = 0,
-    STATUS_FAILED = 1,
-    STATUS_WRONG_COMMAND_LINE = 2,
-};
 
 static const struct command {
     const char *name;
@@ -120,9 +115,9 @@ void run_usage(FILE *out)
 static int finish_output(void)
 {
     if (fflush(stdout) == 0 && !ferror(stdout))
-        return STATUS_OK;
+        return EXIT_STATUS_OK;
     log_write(&messages, LOG_ERROR, "cannot write to standard output: %s", strerrordesc_np(errno));
-    return STATUS_FAILED;
+    return EXIT_STATUS_FAILED;
 }
 
 static int unknown_command(const char *word)
@@ -136,14 +131,14 @@ static int unknown_command(const char *word)
                   kind, word, suggestion.nearest);
     else
         log_write(&messages, LOG_ERROR, "unknown %s '%.80s'; see 'godwit --help'", kind, word);
-    return STATUS_WRONG_COMMAND_LINE;
+    return EXIT_STATUS_USAGE;
 }
 
 int cli_main(int argc, char *argv[])
 {
     if (argc < 2) {
         cli_usage(stderr);
-        return STATUS_WRONG_COMMAND_LINE;
+        return EXIT_STATUS_USAGE;
     }
     const char *word = argv[1];
     for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {

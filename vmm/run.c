@@ -15,6 +15,7 @@
 #include "devices/chardev.h"
 #include "vmm/cli.h"
 #include "vmm/config.h"
+#include "vmm/exit_status.h"
 #include "vmm/machine.h"
 #include "vmm/terminal.h"
 
@@ -176,13 +177,13 @@ static int exit_status(struct run *run, const struct machine_end *end)
         return end->status;
     case MACHINE_CRASHED:
         machine_report_crash(run->machine, stderr);
-        return EXIT_GUEST_CRASH;
+        return EXIT_STATUS_GUEST_CRASH;
     case MACHINE_SIGNALLED:
-        return EXIT_SIGNAL_BASE + end->status;
+        return EXIT_STATUS_SIGNAL + end->status;
     case MACHINE_QUIT:
         return 0;
     default:
-        return EXIT_HOST_ERROR;
+        return EXIT_STATUS_FAILED;
     }
 }
 
@@ -216,7 +217,7 @@ static int run_config(struct run *run)
     if (result == 0)
         return status;
     log_write(&run->log, LOG_ERROR, "%s", err.message);
-    return EXIT_HOST_ERROR;
+    return EXIT_STATUS_FAILED;
 }
 
 int run_main(int argc, char *const argv[])
@@ -231,10 +232,10 @@ int run_main(int argc, char *const argv[])
     int result = config_parse(&run.config, argc, argv, &err);
     if (result < 0) {
         log_write(&run.log, LOG_ERROR, "%s", err.message);
-        status = result == -EINVAL ? EXIT_USAGE : EXIT_HOST_ERROR;
+        status = result == -EINVAL ? EXIT_STATUS_USAGE : EXIT_STATUS_FAILED;
     } else if (run.config.help) {
         run_usage(stdout);
-        status = fflush(stdout) == 0 ? 0 : EXIT_HOST_ERROR;
+        status = fflush(stdout) == 0 ? 0 : EXIT_STATUS_FAILED;
     } else {
         run.log.level = run.config.log;
         status = run_config(&run);

@@ -7,14 +7,10 @@
  */
 #pragma once
 
-#define EXIT_HOST_ERROR  1 /* host, file or configuration */
-#define EXIT_USAGE       2 /* command line */
-#define EXIT_GUEST_CRASH 3
-#define EXIT_SIGNAL_BASE 128
-
 /*
  * Runs the command; `argv[0]` is its name. Returns the exit status: 0 when the guest powered off, reset or
- * was quit from the terminal; the byte written to the exit port; or one of the above. Blocks as long as the
+ * was quit from the terminal; the byte written to the exit port; or one of
+ * vmm/exit_status.h. Blocks as long as the
  * machine lives.
  */
 int run_main(int argc, char *const argv[]);
