@@ -1,6 +1,7 @@
 #include "vmm/cli.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -111,9 +112,9 @@ void run_usage(FILE *out)
           out);
 }
 
-/* Makes sure that what was printed has arrived: output may be a full disk, or closed. */
-static int finish_output(void)
+int cli_print(void (*usage)(FILE *out))
 {
+    usage(stdout);
     if (fflush(stdout) == 0 && !ferror(stdout))
         return EXIT_STATUS_OK;
     log_write(&messages, LOG_ERROR, "cannot write to standard output: %s", strerrordesc_np(errno));
@@ -134,8 +135,23 @@ static int unknown_command(const char *word)
     return EXIT_STATUS_USAGE;
 }
 
+/*
+ * Takes the place of standard descriptors that were closed, lest what is opened next becomes one of them. As
+ * before, nothing can be read from them and each write fails.
+ */
+static void hold_closed_descriptors(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDONLY);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
+}
+
 int cli_main(int argc, char *argv[])
 {
+    hold_closed_descriptors();
     if (argc < 2) {
         cli_usage(stderr);
         return EXIT_STATUS_USAGE;
@@ -146,10 +162,8 @@ int cli_main(int argc, char *argv[])
             return commands[i].main(argc - 1, argv + 1);
     }
     if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0)
-        cli_usage(stdout);
-    else if (strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0)
-        print_version(stdout);
-    else
-        return unknown_command(word);
-    return finish_output();
+        return cli_print(cli_usage);
+    if (strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0)
+        return cli_print(print_version);
+    return unknown_command(word);
 }

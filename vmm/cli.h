@@ -9,10 +9,16 @@
 #include <stdio.h>
 
 /*
- * Runs the command that `argv` names. Returns the exit status: 2 for a command line that is wrong, 1 when the
- * help that was asked for cannot be written, and otherwise the command's own. Blocks as long as the command.
+ * Runs the command that `argv` names. Returns the exit status (vmm/exit_status.h): EXIT_STATUS_USAGE for an
+ * unknown command, and otherwise the command's own. Blocks as long as the command.
  */
 int cli_main(int argc, char *argv[]);
+
+/*
+ * Prints help on standard output. Returns the exit status: 0, or 1 with a message when the output could not
+ * be written. Blocks as standard output does.
+ */
+int cli_print(void (*usage)(FILE *out));
 
 /* Prints the commands of godwit with examples. */
 void cli_usage(FILE *out);

@@ -229,13 +229,12 @@ int run_main(int argc, char *const argv[])
     };
     struct error err;
     int status;
-    int result = config_parse(&run.config, argc, argv, &err);
+    int result = config_parse(&run.config, argc - 1, argv + 1, &err);
     if (result < 0) {
         log_write(&run.log, LOG_ERROR, "%s", err.message);
         status = result == -EINVAL ? EXIT_STATUS_USAGE : EXIT_STATUS_FAILED;
     } else if (run.config.help) {
-        run_usage(stdout);
-        status = fflush(stdout) == 0 ? 0 : EXIT_STATUS_FAILED;
+        status = cli_print(run_usage);
     } else {
         run.log.level = run.config.log;
         status = run_config(&run);

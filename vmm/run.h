@@ -9,8 +9,7 @@
 
 /*
  * Runs the command; `argv[0]` is its name. Returns the exit status: 0 when the guest powered off, reset or
- * was quit from the terminal; the byte written to the exit port; or one of
- * vmm/exit_status.h. Blocks as long as the
- * machine lives.
+ * was quit from the terminal; the byte written to the exit port; or one of vmm/exit_status.h. Blocks as long
+ * as the machine lives.
  */
 int run_main(int argc, char *const argv[]);
