@@ -3,8 +3,13 @@
 #include <stdarg.h>
 #include <stdbool.h>
 
+#include "lib/apic.h"
 #include "lib/io.h"
 #include "lib/string.h"
+#include "lib/tree.h"
+
+#define COM1_PIN         4
+#define SENSE_LEVEL_HIGH 2 // second cell of "interrupts" (binding intel,ce4100-ioapic)
 
 struct line {
     char text[256];
@@ -40,6 +45,16 @@ static void write_locked(const uint8_t *bytes, uint64_t size)
             __builtin_ia32_pause();
         out8(console.port + UART_DATA, bytes[i]);
     }
+}
+
+void console_interrupt(uint8_t vector)
+{
+    int node = tree_find("ns16550a");
+    uint32_t pin = COM1_PIN, sense = 0;
+
+    tree_cell(node, "interrupts", 0, &pin);
+    tree_cell(node, "interrupts", 1, &sense);
+    ioapic_route(pin, vector, lapic_id(), sense == SENSE_LEVEL_HIGH);
 }
 
 void console_unlock(void)

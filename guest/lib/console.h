@@ -38,6 +38,10 @@ void console_use(uint16_t port);
 // Base port of the console.
 uint16_t console_port(void);
 
+// Has the console's interrupt delivered to this CPU as `vector`. The device tree says where it is; IOAPIC pin
+// 4 without.
+void console_interrupt(uint8_t vector);
+
 // Takes the console from whoever is printing: for a CPU that reports its end.
 void console_unlock(void);
 

@@ -121,6 +121,22 @@ user_start:
     call guest_main
     ud2
 
+// Kernel calls: function RDI, argument RSI. The gate is an undefined opcode, for a KVM without hardware support may refuse
+// INT in user mode; interrupt_dispatch() knows its place.
+    .globl in_kernel, kernel_gate, kernel_gate_end
+in_kernel:
+    mov %cs, %eax
+    test $3, %al
+    jz 1f
+kernel_gate:
+    ud2
+kernel_gate_end:
+    ret
+1:  mov %rdi, %rax
+    mov %rsi, %rdi
+    xor %esi, %esi
+    jmp *%rax
+
 // Interrupt stubs: each completes the frame with an error code, where the CPU gives none, and its vector.
     .balign 16
 stubs:

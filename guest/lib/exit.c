@@ -8,18 +8,20 @@
 
 #define QEMU_EXIT_PORT 0xf4
 
+// An address that raises an exception on every KVM, also on one that interprets kernel mode.
+#define NON_CANONICAL  (1ull << 63)
+
 // PM1a control: sleep type 5 (power off) and sleep enable.
 #define PM1_POWER_OFF  (5 << 10 | 1 << 13)
 
-static uint64_t triple_fault(uint64_t argument)
+static uint64_t triple_fault(uint64_t argument, struct interrupt_frame *caller)
 {
     static const struct {
         uint16_t limit;
         uint64_t base;
     } __attribute__((packed)) no_idt;
 
-    (void)argument;
-    __asm__ volatile("lidt %0; ud2" : : "m"(no_idt));
+    __asm__ volatile("lidt %0; movb (%1), %%al" : : "m"(no_idt), "r"(NON_CANONICAL));
     __builtin_unreachable();
 }
 
@@ -29,9 +31,8 @@ _Noreturn void guest_triple_fault(void)
     __builtin_unreachable();
 }
 
-static uint64_t halt(uint64_t argument)
+static uint64_t halt(uint64_t argument, struct interrupt_frame *caller)
 {
-    (void)argument;
     while (1)
         __asm__ volatile("cli; hlt");
     __builtin_unreachable();

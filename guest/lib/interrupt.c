@@ -3,7 +3,11 @@
 #include "lib/console.h"
 #include "lib/exit.h"
 #include "lib/kernel.h"
+#include "lib/layout.h"
 
+#define FLAG_INTERRUPTS 0x200
+
+extern char kernel_gate[], kernel_gate_end[];
 static interrupt_handler *handlers[256];
 
 void interrupt_set(uint8_t vector, interrupt_handler *handler)
@@ -22,20 +26,42 @@ static void unexpected(const struct interrupt_frame *frame)
     guest_exit(EXIT_EXCEPTION);
 }
 
+static void kernel_call(struct interrupt_frame *frame)
+{
+    frame->rip = (uint64_t)kernel_gate_end;
+    frame->rax = ((kernel_function *)frame->rdi)(frame->rsi, frame);
+}
+
 void interrupt_dispatch(struct interrupt_frame *frame);
 void interrupt_dispatch(struct interrupt_frame *frame)
 {
-    if (frame->vector == VECTOR_KERNEL_CALL)
-        frame->rax = ((kernel_function *)frame->rdi)(frame->rsi);
+    if (frame->vector == VECTOR_UNDEFINED_OPCODE && frame->rip == (uint64_t)kernel_gate)
+        kernel_call(frame);
     else if (handlers[frame->vector])
         handlers[frame->vector](frame);
     else
         unexpected(frame);
 }
 
-static uint64_t wait(uint64_t argument)
+static uint64_t set_interrupt_flag(uint64_t on, struct interrupt_frame *caller)
 {
-    (void)argument;
+    caller->rflags = on ? caller->rflags | FLAG_INTERRUPTS : caller->rflags & ~(uint64_t)FLAG_INTERRUPTS;
+    return 0;
+}
+
+// Not by STI and CLI: not every KVM honours IOPL 3.
+void interrupts_on(void)
+{
+    in_kernel(set_interrupt_flag, 1);
+}
+
+void interrupts_off(void)
+{
+    in_kernel(set_interrupt_flag, 0);
+}
+
+static uint64_t wait(uint64_t argument, struct interrupt_frame *caller)
+{
     __asm__ volatile("sti; hlt; cli" : : : "memory");
     return 0;
 }

@@ -17,16 +17,9 @@ typedef void interrupt_handler(struct interrupt_frame *frame);
 // Sets the handler of a vector; NULL removes it.
 void interrupt_set(uint8_t vector, interrupt_handler *handler);
 
-// Turn interrupts on and off on this CPU; at CPL 3 too.
-static inline void interrupts_on(void)
-{
-    __asm__ volatile("sti" : : : "memory");
-}
-
-static inline void interrupts_off(void)
-{
-    __asm__ volatile("cli" : : : "memory");
-}
+// Turn interrupts on and off on this CPU.
+void interrupts_on(void);
+void interrupts_off(void);
 
 // Waits with HLT for one interrupt: turns interrupts on for the wait and off again behind it, so that an
 // interrupt which comes between the caller's check and the wait ends the wait.

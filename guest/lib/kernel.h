@@ -5,20 +5,14 @@
 
 #include <stdint.h>
 
+#include "lib/interrupt.h"
 #include "lib/layout.h"
 
-typedef uint64_t kernel_function(uint64_t argument);
+// A function to run at CPL 0. `caller` is the state that the CPU goes back to; it may be changed.
+typedef uint64_t kernel_function(uint64_t argument, struct interrupt_frame *caller);
 
-// Runs `function` at CPL 0 with interrupts off and returns what it returns. May itself be called at CPL 0.
-static inline uint64_t in_kernel(kernel_function *function, uint64_t argument)
-{
-    uint64_t result;
-
-    __asm__ volatile("int %1"
-                     : "=a"(result)
-                     : "i"(VECTOR_KERNEL_CALL), "D"(function), "S"(argument)
-                     : "memory", "cc");
-    return result;
-}
+// Runs `function` at CPL 0 with interrupts off and returns what it returns. From CPL 0 it is a mere call;
+// `caller` is NULL then.
+uint64_t in_kernel(kernel_function *function, uint64_t argument);
 
 #endif

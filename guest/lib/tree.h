@@ -19,4 +19,13 @@ int tree_find(const char *compatible);
 // Takes entry `index` of the "reg" of `node`. False if there is no such entry, or `node` is negative.
 bool tree_range(int node, unsigned index, struct tree_range *range);
 
+// Takes cell `index` of a property of `node`. False if there is none.
+bool tree_cell(int node, const char *property, unsigned index, uint32_t *value);
+
+// The initrd. False if there is none.
+bool tree_initrd(struct tree_range *range);
+
+// Fills `apic_ids` with the "reg" of each CPU node, at most `limit`, and returns how many there are.
+unsigned tree_cpus(uint8_t *apic_ids, unsigned limit);
+
 #endif
