@@ -1,6 +1,7 @@
 /* The configuration file: what its keys set, and that each refusal names the file and the right line. */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -247,4 +248,19 @@ Test(config_file_disk, error_is_printable)
     refused_file(-EBADMSG, "vm.json:1: unknown key \"a?b?[0m??\xC3\xA9\"", "vm.json");
     write_file("vm.json", "{\"name\": \"\n\33[0m");
     refused_file(-EBADMSG, "vm.json:1:10: not JSON: unexpected newline", "vm.json");
+}
+
+/* What configs/ shows people works; the files it names need not be there yet. */
+Test(config_file, examples)
+{
+    glob_t found;
+    cr_assert_eq(glob(SOURCE_FOLDER "/configs/*.json", 0, NULL, &found), 0);
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        struct config config;
+        struct error err = {""};
+        char *argv[] = {"--config", found.gl_pathv[i]};
+        cr_expect_eq(config_parse(&config, 2, argv, &err), 0, "%s", err.message);
+        config_free(&config);
+    }
+    globfree(&found);
 }
