@@ -5,7 +5,6 @@
 
 #include "base/error.h"
 #include "base/macros.h"
-#include "memory/address_space.h"
 #include "vmm/x86/acpi_tables.h"
 #include "vmm/x86/aml.h"
 #include "vmm/x86/firmware.h"
@@ -46,7 +45,6 @@
 #define MADT_LAPIC_NMI      4
 #define MADT_CPU_ENABLED    1
 #define MADT_ALL_CPUS       0xFF
-#define INTI_CONFORMS       0x0
 #define INTI_HIGH_LEVEL     0xD /* active high, level-triggered */
 #define NMI_LINT            1
 
@@ -210,27 +208,24 @@ static uint64_t write_fadt(struct table_writer *writer, uint64_t facs, uint64_t 
     return address;
 }
 
-static void write_override(struct table_writer *writer, unsigned irq, unsigned gsi, uint16_t flags)
-{
-    const struct madt_override override = {
-        .type = MADT_OVERRIDE,
-        .length = sizeof(override),
-        .source = (uint8_t)irq,
-        .gsi = gsi,
-        .flags = flags,
-    };
-    table_append(writer, &override, sizeof(override));
-}
-
-/* The PIT is not where its ISA interrupt number says; level-triggered lines differ from the ISA bus's
- * edges. */
+/*
+ * Interrupts that are not as on the ISA bus: the level-triggered ones. No number is another at the IOAPIC:
+ * KVM has the PIT on pin 0 as well.
+ */
 static void write_overrides(struct table_writer *writer, const struct platform *platform)
 {
-    write_override(writer, LAYOUT_PIT_IRQ, LAYOUT_PIT_GSI, INTI_CONFORMS);
     for (unsigned i = 0; i < platform->device_count; i++) {
         const struct platform_device *device = &platform->devices[i];
-        if (device->irq >= 0 && platform_device_type(device)->level_triggered)
-            write_override(writer, (unsigned)device->irq, (unsigned)device->irq, INTI_HIGH_LEVEL);
+        if (device->irq < 0 || !platform_device_type(device)->level_triggered)
+            continue;
+        const struct madt_override override = {
+            .type = MADT_OVERRIDE,
+            .length = sizeof(override),
+            .source = (uint8_t)device->irq,
+            .gsi = (uint32_t)device->irq,
+            .flags = INTI_HIGH_LEVEL,
+        };
+        table_append(writer, &override, sizeof(override));
     }
 }
 
@@ -296,7 +291,9 @@ static void write_tables(struct table_writer *writer, const struct platform *pla
     table_append(writer, &rsdp, sizeof(rsdp));
     uint64_t facs = write_facs(writer);
     uint64_t dsdt = write_dsdt(writer, platform);
-    const uint64_t tables[] = {write_fadt(writer, facs, dsdt), write_madt(writer, platform)};
+    uint64_t fadt = write_fadt(writer, facs, dsdt);
+    uint64_t madt = write_madt(writer, platform);
+    const uint64_t tables[] = {fadt, madt};
     fill_rsdp(&rsdp, write_xsdt(writer, tables, ARRAY_SIZE(tables)));
     memcpy(writer->bytes, &rsdp, sizeof(rsdp));
 }
@@ -308,13 +305,7 @@ int acpi_write(const struct platform *platform, struct address_space *memory, st
     if (!writer.bytes)
         return error_set(err, ENOMEM, "no memory for the ACPI tables");
     write_tables(&writer, platform);
-    int result = 0;
-    if (writer.full)
-        result = error_set(err, ENOSPC, "the ACPI tables of %u CPUs and %u devices do not fit into %zu KiB",
-                           platform->cpus, platform->device_count, writer.room / 1024);
-    else if (address_space_write(memory, LAYOUT_FIRMWARE, writer.bytes, writer.used))
-        result = error_set(err, EFAULT, "no RAM at 0x%x for the ACPI tables: give the guest more memory",
-                           LAYOUT_FIRMWARE);
+    int result = table_copy_to_guest(&writer, memory, LAYOUT_FIRMWARE, "the ACPI tables", err);
     free(writer.bytes);
     return result;
 }

@@ -164,7 +164,7 @@ static int check_free(const struct platform *platform, const struct placement *p
                 return error_set(
                     err, EBUSY, "the %s at %s 0x%llx collides with the %s at 0x%llx: choose another place",
                     place->region->name, place->mmio ? "address" : "port", (unsigned long long)place->base,
-                    platform_device_name(device), (unsigned long long)range->base);
+                    platform_device_type(device)->title, (unsigned long long)range->base);
         }
     }
     return 0;

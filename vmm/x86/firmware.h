@@ -13,12 +13,15 @@ struct platform;
 
 /*
  * Writes the RSDP at LAYOUT_FIRMWARE and the tables it leads to (XSDT, FADT with its FACS and DSDT, MADT)
- * behind it. ACPI 6.4.
+ * behind it. ACPI 6.4. Here and below: -ENOMEM; -ENOSPC where the tables outgrow the space there is for them;
+ * -EFAULT where the guest has no RAM in that place.
  */
 int acpi_write(const struct platform *platform, struct address_space *memory, struct error *err);
 
-/* Writes the MP floating pointer and configuration table at LAYOUT_MP_TABLE. MultiProcessor
- * Specification 1.4. */
+/*
+ * Writes the MP floating pointer at LAYOUT_MP_TABLE and the configuration table at LAYOUT_FIRMWARE, where the
+ * ACPI tables would be. MultiProcessor Specification 1.4.
+ */
 int mptable_write(const struct platform *platform, struct address_space *memory, struct error *err);
 
 /*

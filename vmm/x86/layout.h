@@ -36,8 +36,6 @@
 /* Ports and interrupts */
 #define LAYOUT_COM1            0x3F8
 #define LAYOUT_COM1_IRQ        4
-#define LAYOUT_PIT_IRQ         0
-#define LAYOUT_PIT_GSI         2 /* where its interrupt arrives at the IOAPIC, as in every PC */
 #define LAYOUT_RTC             0x70
 #define LAYOUT_RTC_IRQ         8
 #define LAYOUT_I8042_COMMAND   0x64

@@ -15,22 +15,12 @@ uint64_t platform_ram_high(const struct platform *platform)
 const struct platform_device_type *platform_device_type(const struct platform_device *device)
 {
     static const struct platform_device_type types[] = {
-        [PLATFORM_SERIAL] = {"serial", "ns16550a", "PNP0501", false},
-        [PLATFORM_RTC] = {"rtc", "motorola,mc146818", "PNP0B00", false},
-        [PLATFORM_RESET] = {"reset", "godwit,i8042-reset", NULL, false},
-        [PLATFORM_PM] = {"power", "godwit,acpi-pm", NULL, true},
-        [PLATFORM_EXIT_PORT] = {"exit", "godwit,exit-port", NULL, false},
-        [PLATFORM_TEST_MMIO] = {"test", "godwit,test-mmio", NULL, false},
+        [PLATFORM_SERIAL] = {"serial port", "serial", "ns16550a", "PNP0501", false},
+        [PLATFORM_RTC] = {"real-time clock", "rtc", "motorola,mc146818", "PNP0B00", false},
+        [PLATFORM_RESET] = {"reset line", "reset", "godwit,i8042-reset", NULL, false},
+        [PLATFORM_PM] = {"power management", "power", "godwit,acpi-pm", NULL, true},
+        [PLATFORM_EXIT_PORT] = {"exit port", "exit", "godwit,exit-port", NULL, false},
+        [PLATFORM_TEST_MMIO] = {"test device", "test", "godwit,test-mmio", NULL, false},
     };
     return &types[device->kind];
-}
-
-const char *platform_device_name(const struct platform_device *device)
-{
-    static const char *const names[] = {
-        [PLATFORM_SERIAL] = "serial port",  [PLATFORM_RTC] = "real-time clock",
-        [PLATFORM_RESET] = "reset line",    [PLATFORM_PM] = "power management",
-        [PLATFORM_EXIT_PORT] = "exit port", [PLATFORM_TEST_MMIO] = "test device",
-    };
-    return names[device->kind];
 }

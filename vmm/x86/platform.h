@@ -32,6 +32,7 @@ struct platform_device {
 
 /* What all devices of one kind have in common. */
 struct platform_device_type {
+    const char *title;      /* what a person calls it */
     const char *name;       /* of its node in the device tree */
     const char *compatible; /* the device tree's word for it */
     const char *acpi_hid;   /* NULL: the DSDT does not list it */
@@ -51,9 +52,6 @@ struct platform {
     /* Set while the kernel is loaded. */
     uint64_t initrd_start, initrd_size;
 };
-
-/* What a person calls the device: "serial port". */
-const char *platform_device_name(const struct platform_device *device);
 
 /* RAM below the device hole, and from 4 GiB on. */
 uint64_t platform_ram_low(const struct platform *platform);

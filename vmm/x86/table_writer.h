@@ -9,6 +9,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct address_space;
+struct error;
+
 struct table_writer {
     uint8_t *bytes; /* owned by whoever made the writer */
     size_t room;
@@ -27,3 +30,10 @@ void table_align(struct table_writer *writer, size_t alignment);
 
 /* The byte that makes `size` bytes, with a zero where it goes, add up to 0 modulo 256. */
 uint8_t table_checksum(const void *data, size_t size);
+
+/*
+ * Copies what was written into guest RAM at `address`. `name` says what it is: "the ACPI tables". -ENOSPC
+ * where something did not fit, -EFAULT where the guest has no RAM there, with a message.
+ */
+int table_copy_to_guest(const struct table_writer *writer, struct address_space *memory, uint64_t address,
+                        const char *name, struct error *err);
