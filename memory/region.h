@@ -66,34 +66,42 @@ struct memory_region_ops {
     bool (*accepts)(void *opaque, uint64_t offset, unsigned size, bool is_write);
 };
 
-struct memory_ioeventfd;
-struct coalesced_zone;
+struct address_space;
+struct memory_offloads;
+struct memory_undo;
+
+/* What changes in a transaction, and is put back where it fails. */
+struct memory_region_state {
+    bool enabled;
+    bool readonly; /* for what shows through it, aliases included */
+    bool unmergeable;
+    bool romd_mode;
+    int priority;
+    uint64_t order;   /* among siblings of one priority the greatest is on top */
+    uint64_t address; /* in the container */
+    uint64_t alias_offset;
+    memory_size size;
+    struct memory_region *container;
+    struct memory_offloads *offloads; /* ioeventfds and coalesced ranges; NULL: none */
+};
 
 struct memory_region {
     struct memory *memory;
     const char *name;
     enum memory_region_kind kind;
-    bool enabled;
-    bool readonly; /* for what shows through it, aliases included */
-    bool romd_mode;
-    bool unmergeable;
-    memory_size size;
-    uint64_t address; /* in the container */
-    int priority;
-    struct memory_region *container;
-    struct memory_region *subregions; /* by falling priority, the last added first among equals */
-    struct memory_region *next;       /* sibling */
+    struct memory_region_state state;
+    struct memory_region *subregions;   /* topmost first */
+    struct memory_region *next, **link; /* sibling below */
     struct memory_region *alias_target;
-    uint64_t alias_offset;
-    unsigned alias_count; /* aliases that show this region */
+    struct memory_region *aliases; /* that show this region */
+    struct memory_region *next_alias, **alias_link;
+    struct address_space *spaces; /* of which it is the root */
     struct ram_block *block;
     uint64_t block_offset;
     const struct memory_region_ops *ops;
     void *opaque;
-    struct memory_ioeventfd *ioeventfds; /* sorted */
-    size_t ioeventfd_count;
-    struct coalesced_zone *coalesced;
-    size_t coalesced_count;
+    struct memory_undo *undo; /* its state before the open transaction; NULL: unchanged */
+    uint64_t visited;         /* by the search with this number */
 };
 
 /*
@@ -155,13 +163,21 @@ int memory_region_set_enabled(struct memory_region *region, bool enabled, struct
  * equals. */
 int memory_region_set_address(struct memory_region *region, uint64_t address, struct error *err);
 
+/* -EINVAL for a size of 0, over 2^64, or past the end of its RAM; -EOVERFLOW where it would pass 2^64 in its
+ * container. */
 int memory_region_set_size(struct memory_region *region, memory_size size, struct error *err);
+
+/* Aliases (others: -EINVAL): where in the target the window begins. */
 int memory_region_set_alias_offset(struct memory_region *alias, uint64_t offset, struct error *err);
 
 /* Whether what shows through this region (of any kind) can be written. */
 int memory_region_set_readonly(struct memory_region *region, bool readonly, struct error *err);
 
-/* ROM devices: whether reads go straight to RAM. */
+/* Keeps each piece that shows through this region a flat range of its own, also beside a matching neighbour:
+ * for RAM that comes and goes in pieces. */
+int memory_region_set_unmergeable(struct memory_region *region, bool unmergeable, struct error *err);
+
+/* ROM devices (others: -EINVAL): whether reads go straight to RAM. */
 int memory_region_set_romd(struct memory_region *region, bool romd_mode, struct error *err);
 
 /*

@@ -1,0 +1,195 @@
+/*
+ * What the files of memory/ share and nobody else sees.
+ *
+ * `struct memory` and everything in it, the trees included, is guarded by its recursive lock; but for the
+ * current view of an address space and the counts of retired views, which readers use.
+ */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "memory/flat_view.h"
+#include "memory/listener.h"
+#include "memory/region.h"
+
+struct error;
+
+/* Part of an address space or region, [start, end). Signed, because the place of an alias target's first byte
+ * can lie below zero. Empty where end <= start. */
+struct span {
+    __int128 start, end;
+};
+
+static inline bool span_empty(struct span span)
+{
+    return span.end <= span.start;
+}
+
+static inline struct span span_intersect(struct span a, struct span b)
+{
+    return (struct span){a.start > b.start ? a.start : b.start, a.end < b.end ? a.end : b.end};
+}
+
+static inline struct span span_shift(struct span span, __int128 distance)
+{
+    return (struct span){span.start + distance, span.end + distance};
+}
+
+/* The smallest span that holds both; an empty one counts for nothing. */
+static inline struct span span_hull(struct span a, struct span b)
+{
+    if (span_empty(a))
+        return b;
+    if (span_empty(b))
+        return a;
+    return (struct span){a.start < b.start ? a.start : b.start, a.end > b.end ? a.end : b.end};
+}
+
+/*
+ * Makes room for `count` items of `size` bytes in the array that `*array` points to, whose room is
+ * `*capacity` items. False where memory is short; then nothing has changed.
+ */
+bool memory_reserve(void *array, size_t *capacity, size_t count, size_t size);
+
+/* One call that a listener has answered with success, so that it can be taken back (memory/listener.c). */
+struct listener_call;
+
+struct memory {
+    pthread_mutex_t lock;
+    unsigned depth;  /* of transactions */
+    bool committing; /* listeners are being called: nothing may change */
+    uint64_t order;  /* the last one given to a region */
+    uint64_t search; /* the last search through the tree */
+    struct memory_undo *undo;
+    struct address_space *spaces; /* the first created first */
+
+    struct listener_call *calls; /* of the commit under way */
+    size_t call_count, call_capacity;
+
+    /*
+     * Retired views that still have readers, counted in two epochs by turns: memory_synchronize() begins a
+     * new epoch and waits for the other's count to fall to zero, so later commits cannot keep it waiting.
+     */
+    pthread_mutex_t synchronize_lock; /* one memory_synchronize() at a time */
+    unsigned epoch;                   /* 0 or 1; guarded by `lock` */
+    _Atomic uint32_t retired[2];
+    atomic_bool waiting; /* somebody waits for a count */
+};
+
+struct address_space {
+    struct memory *memory;
+    const char *name;
+    struct memory_region *root;
+    struct address_space *next;         /* of the memory system */
+    struct address_space *next_of_root; /* another with the same root */
+    struct memory_listener *listeners;  /* rising priority, the first registered first among equals */
+    struct flat_view *view;             /* the published one, as the lock's owner sees it */
+    _Atomic uint64_t current;           /* the same and the references taken through it (flat_view.c) */
+
+    struct span touched;              /* what the open transaction may have changed; empty: nothing */
+    struct memory_change change;      /* of the commit under way; without `new_view`: none */
+    struct memory_listener *prepared; /* the last listener that has prepared for it */
+};
+
+/* A region's ioeventfd; `offset` is in the region. */
+struct ioeventfd {
+    uint64_t offset, data;
+    unsigned length;
+    bool match;
+    int fd;
+};
+
+struct coalesced_zone {
+    uint64_t offset;
+    memory_size size;
+};
+
+/*
+ * What an accelerator may serve in place of a region's ops. Immutable once a region holds it, and shared by
+ * the region and all flat ranges that show it, so that old and new views can be compared.
+ */
+struct memory_offloads {
+    atomic_uint references;
+    size_t ioeventfd_count, zone_count;
+    struct ioeventfd *ioeventfds; /* sorted by all fields, the offset first */
+    struct coalesced_zone *zones; /* sorted by offset */
+};
+
+/* Takes, and gives back, a reference. NULL is allowed. */
+struct memory_offloads *memory_offloads_get(struct memory_offloads *offloads);
+void memory_offloads_put(struct memory_offloads *offloads);
+
+/*
+ * Keeps the state of `region` as it is before its first change in this transaction, to which it belongs.
+ * -ENOMEM; -EBUSY in a listener's callback.
+ */
+int memory_undo_save(struct memory_region *region, struct error *err);
+
+/* Puts all regions back into the state before the transaction; or makes their present state final. */
+void memory_undo_restore(struct memory *memory);
+void memory_undo_forget(struct memory *memory);
+
+/* Forgets a region that is going away. */
+void memory_undo_drop(struct memory_region *region);
+
+/* Puts `region` among the subregions of its state's container by its state's priority and order; and the
+ * reverse. */
+void memory_region_link(struct memory_region *region);
+void memory_region_unlink(struct memory_region *region);
+
+/*
+ * Notes that what `region` shows within `span` (offsets in the region) may change, in every address space
+ * that it can be seen in. It does not matter whether the region itself is enabled.
+ */
+void memory_region_touch(struct memory_region *region, struct span span);
+
+static inline struct span memory_region_span(const struct memory_region *region)
+{
+    return (struct span){0, (__int128)region->state.size};
+}
+
+/*
+ * A new view that shows what `space` shows now, rendered anew within `*touched` and taken from the published
+ * view elsewhere. `*touched` grows to whole ranges. -ENOMEM.
+ */
+int memory_render(struct address_space *space, struct span *touched, struct flat_view **view);
+
+/* The view of a space in which nothing is. */
+extern const struct flat_view flat_view_empty;
+
+/* An empty view of `space`, not published. NULL where memory is short. */
+struct flat_view *flat_view_create(struct address_space *space);
+
+/* Appends a copy of `range`. Returns whether there was memory for it. */
+bool flat_view_append(struct flat_view *view, const struct flat_range *range);
+
+/* The last range of a view that is being built; NULL: none. */
+struct flat_range *flat_view_last(struct flat_view *view);
+
+/* Frees a view that was never published. NULL is allowed. */
+void flat_view_destroy(struct flat_view *view);
+
+/*
+ * Makes `view` what readers get (NULL: nothing more, at the end of the space) and retires the one before,
+ * which lives on for as long as it has readers.
+ */
+void flat_view_publish(struct address_space *space, struct flat_view *view);
+
+/* Whether the listeners of a space would hear of `change` at all. */
+bool memory_change_visible(const struct memory_change *change);
+
+/* The three steps of telling the listeners of `space` about its change; memory/listener.h has their order. */
+int listeners_prepare(struct address_space *space, struct error *err);
+int listeners_apply(struct address_space *space, struct error *err);
+void listeners_commit(struct address_space *space);
+
+/* Takes back every call of this commit, the last first. Where one cannot be taken back its message is added
+ * to `err`. */
+void listeners_undo(struct memory *memory, struct error *err);
+
+/* Tells the listeners of `space` that have prepared that nothing came of it. */
+void listeners_abort(struct address_space *space);

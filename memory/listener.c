@@ -1,0 +1,397 @@
+#include "memory/listener.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/error.h"
+#include "memory/internal.h"
+#include "memory/memory.h"
+
+/* The calls that can be taken back, in pairs: the one that takes back CALL is CALL ^ 1. */
+enum call {
+    COALESCED_DEL,
+    COALESCED_ADD,
+    RANGE_DEL,
+    RANGE_ADD,
+    IOEVENTFD_DEL,
+    IOEVENTFD_ADD,
+    APPLY,
+    REVERT,
+};
+
+union item {
+    const struct flat_range *range;
+    struct flat_zone zone;
+    struct flat_ioeventfd ioeventfd;
+};
+
+struct listener_call {
+    struct memory_listener *listener;
+    enum call call;
+    union item item;
+    const struct memory_change *change;
+};
+
+static int invoke(const struct listener_call *call, struct error *err)
+{
+    struct memory_listener *listener = call->listener;
+    const struct memory_listener_ops *ops = listener->ops;
+    const struct memory_change *change = call->change;
+    const union item *item = &call->item;
+    switch (call->call) {
+    case COALESCED_DEL:
+        return ops->coalesced_del ? ops->coalesced_del(listener, change, &item->zone, err) : 0;
+    case COALESCED_ADD:
+        return ops->coalesced_add ? ops->coalesced_add(listener, change, &item->zone, err) : 0;
+    case RANGE_DEL:
+        return ops->range_del ? ops->range_del(listener, change, item->range, err) : 0;
+    case RANGE_ADD:
+        return ops->range_add ? ops->range_add(listener, change, item->range, err) : 0;
+    case IOEVENTFD_DEL:
+        return ops->ioeventfd_del ? ops->ioeventfd_del(listener, change, &item->ioeventfd, err) : 0;
+    case IOEVENTFD_ADD:
+        return ops->ioeventfd_add ? ops->ioeventfd_add(listener, change, &item->ioeventfd, err) : 0;
+    case APPLY:
+        return ops->apply ? ops->apply(listener, change, err) : 0;
+    case REVERT:
+        return ops->revert ? ops->revert(listener, change, err) : 0;
+    }
+    return 0;
+}
+
+/* A change that is being played to some listeners. */
+struct play {
+    const struct memory_change *change;
+    struct memory_listener *listeners;
+    bool final; /* nothing will be taken back: failures count for nothing */
+    struct error *err;
+};
+
+/* Calls one listener and notes that it can be taken back. */
+static int call_listener(const struct play *play, struct memory_listener *listener, enum call call,
+                         const union item *item)
+{
+    const struct memory_change *change = play->change;
+    struct listener_call made = {listener, call, *item, change};
+    if (play->final) {
+        invoke(&made, NULL);
+        return 0;
+    }
+    struct memory *memory = change->space->memory;
+    if (!memory_reserve(&memory->calls, &memory->call_capacity, memory->call_count + 1, sizeof(made)))
+        return error_set(play->err, ENOMEM, "address space %s: not enough memory for a commit",
+                         change->space->name);
+    int result = invoke(&made, play->err);
+    if (!result)
+        memory->calls[memory->call_count++] = made;
+    return result;
+}
+
+/* One kind of thing that a view has and that listeners hear of. */
+struct item_kind {
+    enum call del, add;
+    bool (*next)(struct flat_cursor *, union item *);
+    int (*compare)(const union item *, const union item *); /* 0: the same */
+};
+
+static bool next_range(struct flat_cursor *cursor, union item *item)
+{
+    return flat_cursor_next_range(cursor, &item->range);
+}
+
+static int compare_ranges(const union item *a, const union item *b)
+{
+    if (a->range->start != b->range->start)
+        return a->range->start < b->range->start ? -1 : 1;
+    return flat_range_equal(a->range, b->range) ? 0 : -1;
+}
+
+static bool next_zone(struct flat_cursor *cursor, union item *item)
+{
+    return flat_cursor_next_zone(cursor, &item->zone);
+}
+
+static int compare_zones(const union item *a, const union item *b)
+{
+    if (a->zone.address != b->zone.address)
+        return a->zone.address < b->zone.address ? -1 : 1;
+    return a->zone.size < b->zone.size ? -1 : a->zone.size > b->zone.size;
+}
+
+static bool next_ioeventfd(struct flat_cursor *cursor, union item *item)
+{
+    return flat_cursor_next_ioeventfd(cursor, &item->ioeventfd);
+}
+
+static int compare_ioeventfds(const union item *left, const union item *right)
+{
+    const struct flat_ioeventfd *a = &left->ioeventfd, *b = &right->ioeventfd;
+    if (a->address != b->address)
+        return a->address < b->address ? -1 : 1;
+    if (a->length != b->length)
+        return a->length < b->length ? -1 : 1;
+    if (a->match != b->match)
+        return a->match < b->match ? -1 : 1;
+    if (a->data != b->data)
+        return a->data < b->data ? -1 : 1;
+    return a->fd < b->fd ? -1 : a->fd > b->fd;
+}
+
+static const struct item_kind ranges = {RANGE_DEL, RANGE_ADD, next_range, compare_ranges};
+static const struct item_kind zones = {COALESCED_DEL, COALESCED_ADD, next_zone, compare_zones};
+static const struct item_kind ioeventfds = {IOEVENTFD_DEL, IOEVENTFD_ADD, next_ioeventfd, compare_ioeventfds};
+
+/* A walk through what two views have of one kind: at each step the lesser of both, or the same of both. */
+struct difference {
+    const struct item_kind *kind;
+    struct flat_cursor old_cursor, new_cursor;
+    union item old, new;
+    bool has_old, has_new;
+};
+
+static struct difference difference_begin(const struct item_kind *kind, const struct memory_change *change)
+{
+    struct difference difference = {
+        .kind = kind,
+        .old_cursor = flat_cursor_begin(change->old_view, change->start, change->end),
+        .new_cursor = flat_cursor_begin(change->new_view, change->start, change->end),
+    };
+    difference.has_old = kind->next(&difference.old_cursor, &difference.old);
+    difference.has_new = kind->next(&difference.new_cursor, &difference.new);
+    return difference;
+}
+
+/* The next item that only one of the views has, in `*item`. Returns its call (del or add), or -1: no more. */
+static int difference_next(struct difference *difference, union item *item)
+{
+    const struct item_kind *kind = difference->kind;
+    while (difference->has_old || difference->has_new) {
+        int order = !difference->has_new   ? -1
+                    : !difference->has_old ? 1
+                                           : kind->compare(&difference->old, &difference->new);
+        *item = order <= 0 ? difference->old : difference->new;
+        if (order <= 0)
+            difference->has_old = kind->next(&difference->old_cursor, &difference->old);
+        if (order >= 0)
+            difference->has_new = kind->next(&difference->new_cursor, &difference->new);
+        if (order)
+            return (int)(order < 0 ? kind->del : kind->add);
+    }
+    return -1;
+}
+
+static bool differs(const struct item_kind *kind, const struct memory_change *change)
+{
+    struct difference difference = difference_begin(kind, change);
+    union item item;
+    return difference_next(&difference, &item) >= 0;
+}
+
+bool memory_change_visible(const struct memory_change *change)
+{
+    return differs(&ranges, change) || differs(&zones, change) || differs(&ioeventfds, change);
+}
+
+/* Calls listeners in rising order, from `listener` to the last one. */
+static int call_rising(const struct play *play, struct memory_listener *listener, enum call call,
+                       const union item *item)
+{
+    int result = 0;
+    for (; listener && !result; listener = listener->next)
+        result = call_listener(play, listener, call, item);
+    return result;
+}
+
+/* Calls listeners in falling order, from the last one to `listener`. */
+static int call_falling(const struct play *play, struct memory_listener *listener, enum call call,
+                        const union item *item)
+{
+    if (!listener)
+        return 0;
+    int result = call_falling(play, listener->next, call, item);
+    return result ? result : call_listener(play, listener, call, item);
+}
+
+/* Makes the `wanted` calls, deletions or additions, for what differs in one kind. */
+static int play_kind(const struct play *play, const struct item_kind *kind, enum call wanted)
+{
+    struct difference difference = difference_begin(kind, play->change);
+    union item item;
+    int result = 0;
+    for (int call; !result && (call = difference_next(&difference, &item)) >= 0;) {
+        if (call != (int)wanted)
+            continue;
+        result = wanted == kind->del ? call_falling(play, play->listeners, wanted, &item)
+                                     : call_rising(play, play->listeners, wanted, &item);
+    }
+    return result;
+}
+
+static int play_all(const struct play *play)
+{
+    int result = play_kind(play, &zones, COALESCED_DEL);
+    if (!result)
+        result = play_kind(play, &ranges, RANGE_DEL);
+    if (!result)
+        result = play_kind(play, &ranges, RANGE_ADD);
+    if (!result)
+        result = play_kind(play, &zones, COALESCED_ADD);
+    if (!result)
+        result = play_kind(play, &ioeventfds, IOEVENTFD_DEL);
+    if (!result)
+        result = play_kind(play, &ioeventfds, IOEVENTFD_ADD);
+    if (!result)
+        result = call_rising(play, play->listeners, APPLY, &(union item){0});
+    return result;
+}
+
+static int prepare(struct memory_listener *listener, const struct memory_change *change, struct error *err)
+{
+    return listener->ops->prepare ? listener->ops->prepare(listener, change, err) : 0;
+}
+
+static void finish(struct memory_listener *listener, const struct memory_change *change)
+{
+    if (listener->ops->commit)
+        listener->ops->commit(listener, change);
+}
+
+static void give_up(struct memory_listener *listener, const struct memory_change *change)
+{
+    if (listener->ops->abort)
+        listener->ops->abort(listener, change);
+}
+
+int listeners_prepare(struct address_space *space, struct error *err)
+{
+    int result = 0;
+    for (struct memory_listener *listener = space->listeners; listener && !result;
+         listener = listener->next) {
+        result = prepare(listener, &space->change, err);
+        if (!result)
+            space->prepared = listener;
+    }
+    return result;
+}
+
+int listeners_apply(struct address_space *space, struct error *err)
+{
+    struct play play = {.change = &space->change, .listeners = space->listeners, .err = err};
+    return play_all(&play);
+}
+
+void listeners_commit(struct address_space *space)
+{
+    for (struct memory_listener *listener = space->listeners; listener; listener = listener->next)
+        finish(listener, &space->change);
+}
+
+/* Takes one call back. Where that fails the listener is out of step, which is all that can be said. */
+static void take_back(const struct listener_call *made, struct error *err)
+{
+    struct memory_change turned = *made->change;
+    turned.old_view = made->change->new_view;
+    turned.new_view = made->change->old_view;
+    struct listener_call back = {made->listener, made->call ^ 1, made->item, &turned};
+    struct error why = {0};
+    if (invoke(&back, &why))
+        error_prefix(err, 0, "%s could not go back (%s) after", made->listener->name, why.message);
+}
+
+void listeners_undo(struct memory *memory, struct error *err)
+{
+    while (memory->call_count)
+        take_back(&memory->calls[--memory->call_count], err);
+}
+
+static void abort_falling(struct memory_listener *listener, const struct memory_listener *last,
+                          const struct memory_change *change)
+{
+    if (listener != last)
+        abort_falling(listener->next, last, change);
+    give_up(listener, change);
+}
+
+void listeners_abort(struct address_space *space)
+{
+    if (space->prepared)
+        abort_falling(space->listeners, space->prepared, &space->change);
+}
+
+static void link_listener(struct memory_listener *listener)
+{
+    struct memory_listener **link = &listener->space->listeners;
+    while (*link && (*link)->priority <= listener->priority)
+        link = &(*link)->next;
+    listener->next = *link;
+    *link = listener;
+}
+
+static void unlink_listener(struct memory_listener *listener)
+{
+    struct memory_listener **link = &listener->space->listeners;
+    while (*link != listener)
+        link = &(*link)->next;
+    *link = listener->next;
+    listener->next = NULL;
+}
+
+static int replay(struct memory_listener *listener, struct error *err)
+{
+    struct address_space *space = listener->space;
+    struct memory_change change = {space, &flat_view_empty, space->view, 0, MEMORY_SIZE_MAX};
+    int result = prepare(listener, &change, err);
+    if (result)
+        return result;
+    result = play_all(&(struct play){.change = &change, .listeners = listener, .err = err});
+    if (result) {
+        listeners_undo(space->memory, err);
+        give_up(listener, &change);
+        return result;
+    }
+    space->memory->call_count = 0;
+    finish(listener, &change);
+    return 0;
+}
+
+int memory_listener_register(struct memory_listener *listener, struct address_space *space, struct error *err)
+{
+    struct memory *memory = space->memory;
+    pthread_mutex_lock(&memory->lock);
+    int result;
+    if (memory->committing) {
+        result = error_set(err, EBUSY, "listener %s cannot be registered by a listener", listener->name);
+    } else {
+        memory->committing = true;
+        listener->space = space;
+        listener->next = NULL;
+        result = replay(listener, err);
+        if (result)
+            listener->space = NULL;
+        else
+            link_listener(listener);
+        memory->committing = false;
+    }
+    pthread_mutex_unlock(&memory->lock);
+    return result;
+}
+
+void memory_listener_unregister(struct memory_listener *listener)
+{
+    struct address_space *space = listener->space;
+    if (!space)
+        return;
+    struct memory *memory = space->memory;
+    pthread_mutex_lock(&memory->lock);
+    assert(!memory->committing);
+    memory->committing = true;
+    unlink_listener(listener);
+    struct memory_change change = {space, space->view, &flat_view_empty, 0, MEMORY_SIZE_MAX};
+    prepare(listener, &change, NULL);
+    play_all(&(struct play){.change = &change, .listeners = listener, .final = true});
+    finish(listener, &change);
+    listener->space = NULL;
+    memory->committing = false;
+    pthread_mutex_unlock(&memory->lock);
+}
