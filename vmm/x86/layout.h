@@ -18,6 +18,7 @@
 #define LAYOUT_PAGE_TABLES      0x9000 /* PML4, PDPT and four page directories */
 #define LAYOUT_COMMAND_LINE     0x20000
 #define LAYOUT_COMMAND_LINE_MAX 0x10000
+#define LAYOUT_DEVICE_TREE      0x30000 /* as setup_data: a header of 16 bytes, then the tree */
 #define LAYOUT_MP_TABLE                                                                                      \
     0x9FC00 /* in the last KiB of base memory, where the MP specification has systems look */
 #define LAYOUT_BASE_MEMORY_END 0x9FC00 /* usable RAM below the legacy hole */
