@@ -118,7 +118,7 @@ void memory_undo_forget(struct memory *memory)
 }
 
 /* Whether the transaction, if it fails, has to put anything into `region` again. */
-static bool undo_needs(const struct memory_region *region)
+static __attribute__((unused)) bool undo_needs(const struct memory_region *region)
 {
     for (const struct memory_undo *undo = region->memory->undo; undo; undo = undo->next)
         if (undo->state.container == region)
