@@ -63,21 +63,16 @@ static int next_option(struct arguments *arguments, const struct config_option *
                        struct error *err)
 {
     const char *argument = *arguments->next++;
+    const char *equals = strchr(argument, '=');
+    *value = equals ? equals + 1 : "true";
     *option = find_option(argument);
     if (!*option)
         return unknown_option(argument, err);
-    const char *equals = strchr(argument, '=');
-    if (equals && !(*option)->argument && (*option)->kind == CONFIG_COMMAND)
+    if ((*option)->argument)
+        return equals ? 0 : following_value(arguments, *option, value, err);
+    if (equals && (*option)->kind == CONFIG_COMMAND)
         return error_set(err, EINVAL, "--%s takes no argument", (*option)->name);
-    if (equals) {
-        *value = equals + 1;
-        return 0;
-    }
-    if (!(*option)->argument) {
-        *value = "true";
-        return 0;
-    }
-    return following_value(arguments, *option, value, err);
+    return 0;
 }
 
 /* Reads the configuration files that the command line names, and sees whether it asks for help. */

@@ -14,10 +14,9 @@
 
 struct error;
 
-#define CONFIG_CPUS_MAX    255
-#define CONFIG_MEMORY_MIN  ((uint64_t)2 << 20) /* kernels are loaded at 1 MiB */
-#define CONFIG_MEMORY_MAX  ((uint64_t)2 << 40)
-#define CONFIG_MEMORY_PAGE 4096
+#define CONFIG_CPUS_MAX   255
+#define CONFIG_MEMORY_MIN ((uint64_t)2 << 20) /* kernels are loaded at 1 MiB */
+#define CONFIG_MEMORY_MAX ((uint64_t)2 << 40)
 
 enum serial_kind {
     SERIAL_STDIO,

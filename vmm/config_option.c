@@ -2,12 +2,15 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
+#include "base/macros.h"
+#include "memory/ram_block.h"
 #include "vmm/config.h"
 #include "vmm/suggest.h"
 
@@ -121,15 +124,15 @@ static int set_memory(struct config *config, const struct config_option *option,
                          "'%.80s' is not a size; write bytes, or a number with K, M, G or T, as in 512M",
                          text);
     if (size < CONFIG_MEMORY_MIN)
-        return error_set(err, EINVAL, "%.80s is too little; the least is %lluM (for mebibytes, write 512M)",
-                         text, (unsigned long long)(CONFIG_MEMORY_MIN >> 20));
+        return error_set(err, EINVAL,
+                         "%.80s is too little; the least is %" PRIu64 "M (for mebibytes, write 512M)", text,
+                         CONFIG_MEMORY_MIN >> 20);
     if (size > CONFIG_MEMORY_MAX)
-        return error_set(err, EINVAL, "%.80s is too much; the most is %lluT", text,
-                         (unsigned long long)(CONFIG_MEMORY_MAX >> 40));
-    if (size % CONFIG_MEMORY_PAGE)
-        return error_set(err, EINVAL, "%.80s is not a whole number of pages of %u bytes; try %lluK", text,
-                         CONFIG_MEMORY_PAGE,
-                         (unsigned long long)(size / CONFIG_MEMORY_PAGE * (CONFIG_MEMORY_PAGE >> 10)));
+        return error_set(err, EINVAL, "%.80s is too much; the most is %" PRIu64 "T", text,
+                         CONFIG_MEMORY_MAX >> 40);
+    if (size % RAM_PAGE_SIZE)
+        return error_set(err, EINVAL, "%.80s is not a whole number of pages of %u bytes; try %" PRIu64 "K",
+                         text, RAM_PAGE_SIZE, align_down(size, RAM_PAGE_SIZE) >> 10);
     *(uint64_t *)member(config, option) = size;
     return 0;
 }
@@ -165,12 +168,11 @@ static int set_serial(struct config *config, const struct config_option *option,
         {"none", SERIAL_NONE},
         {"file:", SERIAL_FILE},
         {"unix:", SERIAL_UNIX},
-        {NULL, 0},
     };
-    for (size_t i = 0; forms[i].word; i++) {
+    for (size_t i = 0; i < ARRAY_SIZE(forms); i++) {
         size_t length = strlen(forms[i].word);
         bool has_path = forms[i].word[length - 1] == ':';
-        if (has_path ? strncmp(text, forms[i].word, length) : strcmp(text, forms[i].word))
+        if (strncmp(text, forms[i].word, length) != 0 || (!has_path && text[length]))
             continue;
         config->serial = forms[i].kind;
         if (has_path)

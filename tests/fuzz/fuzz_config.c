@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "memory/ram_block.h"
 #include "vmm/config.h"
 #include "vmm/config_file.h"
 
@@ -14,7 +15,7 @@ static void check_accepted(const struct config *config)
 {
     bool has_path = config->serial == SERIAL_FILE || config->serial == SERIAL_UNIX;
     if ((config->memory && (config->memory < CONFIG_MEMORY_MIN || config->memory > CONFIG_MEMORY_MAX ||
-                            config->memory % CONFIG_MEMORY_PAGE)) ||
+                            config->memory % RAM_PAGE_SIZE)) ||
         config->cpus > CONFIG_CPUS_MAX || config->exit_port < -1 || config->exit_port > 0xFFFF ||
         has_path != (config->serial_path != NULL))
         abort();
