@@ -1,19 +1,19 @@
-// crash: does what KVM gives up on.
+/* crash: does what KVM gives up on. */
 #include <stdint.h>
 
-#include "lib/boot.h"
-#include "lib/console.h"
-#include "lib/exit.h"
-#include "lib/interrupt.h"
-#include "lib/kernel.h"
+#include "guest/lib/boot.h"
+#include "guest/lib/console.h"
+#include "guest/lib/exit.h"
+#include "guest/lib/interrupt.h"
+#include "guest/lib/kernel.h"
 
-// Where an x86 machine has neither RAM nor a device.
+/* Where an x86 machine has neither RAM nor a device. */
 #define NOWHERE        0xfed90000
 
-// A code segment that is both 64-bit (L) and 32-bit (D).
+/* A code segment that is both 64-bit (L) and 32-bit (D). */
 #define CODE_64_AND_32 0x00ef9b000000ffff
 
-// An instruction that KVM does not emulate, on memory that needs emulation.
+/* An instruction that KVM does not emulate, on memory that needs emulation. */
 static uint64_t emulate(uint64_t argument, struct interrupt_frame *caller)
 {
     __asm__ volatile("fldl %0" : : "m"(*(volatile double *)NOWHERE));
@@ -26,7 +26,7 @@ static uint64_t fetch(uint64_t argument, struct interrupt_frame *caller)
     __builtin_unreachable();
 }
 
-// An instruction that a KVM which interprets kernel mode does not know.
+/* An instruction that a KVM which interprets kernel mode does not know. */
 static uint64_t popcnt(uint64_t argument, struct interrupt_frame *caller)
 {
     uint64_t ones;
@@ -35,7 +35,7 @@ static uint64_t popcnt(uint64_t argument, struct interrupt_frame *caller)
     return ones;
 }
 
-// Loads CS with a descriptor that the manuals forbid: the CPU refuses it at once, or the next entry fails.
+/* Loads CS with a descriptor that the manuals forbid: the CPU refuses it at once, or the next entry fails. */
 static uint64_t invalid_state(uint64_t argument, struct interrupt_frame *caller)
 {
     static uint64_t gdt[] = {0, CODE_64_AND_32};

@@ -1,21 +1,21 @@
-// echo: moves bytes through the console, polled and by interrupts, at full speed.
+/* echo: moves bytes through the console, polled and by interrupts, at full speed. */
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "lib/apic.h"
-#include "lib/boot.h"
-#include "lib/checksum.h"
-#include "lib/console.h"
-#include "lib/exit.h"
-#include "lib/interrupt.h"
-#include "lib/io.h"
-#include "lib/sequence.h"
+#include "guest/lib/apic.h"
+#include "guest/lib/boot.h"
+#include "guest/lib/checksum.h"
+#include "guest/lib/console.h"
+#include "guest/lib/exit.h"
+#include "guest/lib/interrupt.h"
+#include "guest/lib/io.h"
+#include "guest/lib/sequence.h"
 
 #define VECTOR_SERIAL       0x61
 #define END_OF_TRANSMISSION 4
 #define RING_SIZE           4096
 
-// Bytes between the interrupt handler and the program: one adds at `in`, the other takes at `out`.
+/* Bytes between the interrupt handler and the program: one adds at `in`, the other takes at `out`. */
 struct ring {
     uint8_t bytes[RING_SIZE];
     volatile uint64_t in, out;
@@ -57,7 +57,7 @@ static bool ring_take(uint8_t *byte)
     return true;
 }
 
-// Waits for interrupts of the console while they leave the ring as it should not be.
+/* Waits for interrupts of the console while they leave the ring as it should not be. */
 static void wait_while(bool (*blocked)(void), uint8_t enabled)
 {
     interrupts_off();
@@ -80,8 +80,10 @@ static bool receive(uint8_t *byte)
     return true;
 }
 
-// Empties the receiver as far as the ring has room; without room, interrupts stay off until the program made
-// some.
+/*
+ * Empties the receiver as far as the ring has room; without room, interrupts stay off until the program made
+ * some.
+ */
 static void handle_received(struct interrupt_frame *frame)
 {
     uint8_t byte;
@@ -120,7 +122,7 @@ static uint8_t (*receiver(void))(void)
     return argument_is("by", "irq", false) ? next_by_interrupt : next_polled;
 }
 
-// Receives `bytes` bytes and prints their checksum.
+/* Receives `bytes` bytes and prints their checksum. */
 static int run_sum(uint64_t bytes)
 {
     static struct checksum sum;
@@ -135,7 +137,7 @@ static int run_sum(uint64_t bytes)
     return overruns ? 1 : 0;
 }
 
-// Sends back what comes, up to `bytes` bytes or an end of transmission (Ctrl-D).
+/* Sends back what comes, up to `bytes` bytes or an end of transmission (Ctrl-D). */
 static int run_echo(uint64_t bytes)
 {
     uint8_t (*next)(void) = receiver();
@@ -170,7 +172,7 @@ static void flood_string(const uint8_t *bytes, uint64_t count)
     out8_string(console_port() + UART_DATA, bytes, count);
 }
 
-// Fills the transmitter's FIFO, once it is empty. Off with the interrupt when there is nothing to send.
+/* Fills the transmitter's FIFO, once it is empty. Off with the interrupt when there is nothing to send. */
 static void handle_empty(struct interrupt_frame *frame)
 {
     uint8_t byte;
@@ -192,7 +194,7 @@ static void flood_by_interrupt(const uint8_t *bytes, uint64_t count)
     }
 }
 
-// Sends the first `bytes` bytes of seq(1), and nothing else.
+/* Sends the first `bytes` bytes of seq(1), and nothing else. */
 static int run_flood(uint64_t bytes)
 {
     bool by_interrupt = argument_is("by", "irq", false), by_string = argument_is("by", "string", false);

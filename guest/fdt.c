@@ -1,13 +1,15 @@
-// fdt: finds everything in the device tree and uses it: prints by the console that /chosen names, ends by the
-// exit port.
+/*
+ * fdt: finds everything in the device tree and uses it: prints by the console that /chosen names, ends by the
+ * exit port.
+ */
 #include <libfdt.h>
 #include <stdint.h>
 
-#include "lib/boot.h"
-#include "lib/checksum.h"
-#include "lib/console.h"
-#include "lib/string.h"
-#include "lib/tree.h"
+#include "guest/lib/boot.h"
+#include "guest/lib/checksum.h"
+#include "guest/lib/console.h"
+#include "guest/lib/string.h"
+#include "guest/lib/tree.h"
 
 static void use_console(const void *tree)
 {

@@ -1,6 +1,6 @@
-// hello: prints a line and ends.
-#include "lib/boot.h"
-#include "lib/console.h"
+/* hello: prints a line and ends. */
+#include "guest/lib/boot.h"
+#include "guest/lib/console.h"
 
 int main(void)
 {

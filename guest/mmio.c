@@ -1,16 +1,18 @@
-// mmio: accesses the test device with every width, at every alignment and across its two regions, and
-// compares what it reads with a model: an array of bytes.
+/*
+ * mmio: accesses the test device with every width, at every alignment and across its two regions, and
+ * compares what it reads with a model: an array of bytes.
+ */
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "lib/boot.h"
-#include "lib/console.h"
-#include "lib/exit.h"
-#include "lib/io.h"
-#include "lib/string.h"
-#include "lib/tree.h"
+#include "guest/lib/boot.h"
+#include "guest/lib/console.h"
+#include "guest/lib/exit.h"
+#include "guest/lib/io.h"
+#include "guest/lib/string.h"
+#include "guest/lib/tree.h"
 
-#define WINDOW         128 // bytes that are tested: the two regions' nearest to where they meet
+#define WINDOW         128 /* bytes that are tested: the two regions' nearest to where they meet */
 #define MISMATCHES_MAX 10
 
 struct test {
@@ -80,7 +82,7 @@ static void check_all(struct test *test)
     }
 }
 
-// One write, and a look whether it changed what it should, and neither neighbour.
+/* One write, and a look whether it changed what it should, and neither neighbour. */
 static void write_one(struct test *test, uint64_t offset, unsigned width)
 {
     uint64_t value = next_random(test);
@@ -102,7 +104,7 @@ static void write_all(struct test *test, unsigned width)
     check_all(test);
 }
 
-// Copies by string instructions, which KVM splits into accesses of its own choice.
+/* Copies by string instructions, which KVM splits into accesses of its own choice. */
 static void copy(struct test *test)
 {
     uint8_t bytes[WINDOW];
@@ -118,7 +120,7 @@ static void copy(struct test *test)
     }
 }
 
-// Instructions that read and write at once.
+/* Instructions that read and write at once. */
 static void modify(struct test *test)
 {
     for (uint64_t offset = 0; offset + 4 <= test->size; offset++) {

@@ -1,17 +1,16 @@
-// scribble: reads and writes random values at random ports and MMIO addresses, as a hostile guest does.
+/* scribble: reads and writes random values at random ports and MMIO addresses, as a hostile guest does. */
+#include <libfdt.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "lib/apic.h"
-#include "lib/boot.h"
-#include "lib/console.h"
-#include "lib/interrupt.h"
-#include "lib/io.h"
-#include "lib/tree.h"
+#include "guest/lib/apic.h"
+#include "guest/lib/boot.h"
+#include "guest/lib/console.h"
+#include "guest/lib/interrupt.h"
+#include "guest/lib/io.h"
+#include "guest/lib/tree.h"
 
-#include <libfdt.h>
-
-#define HOLE_START   0xc0000000 // no RAM from here
+#define HOLE_START   0xc0000000 /* no RAM from here */
 #define HOLE_END     0x100000000
 #define PAGE_SIZE    0x1000
 #define FIRST_VECTOR 32
@@ -22,9 +21,9 @@
 
 struct scribble {
     uint64_t random;
-    struct tree_range near[RANGES_MAX]; // where devices are: half of all accesses go there
+    struct tree_range near[RANGES_MAX]; /* where devices are */
     unsigned near_count;
-    struct tree_range spared[RANGES_MAX]; // what ends the machine
+    struct tree_range spared[RANGES_MAX]; /* what ends the machine */
     unsigned spared_count;
     uint64_t accesses;
     uint8_t bytes[STRING_MAX * 4];
@@ -43,7 +42,7 @@ static uint64_t random_below(struct scribble *s, uint64_t limit)
     return next_random(s) % limit;
 }
 
-// A random number that is often small, all ones or has few bits set: those reach further into devices.
+/* A random number that is often small, all ones or has few bits set: those reach further into devices. */
 static uint64_t random_value(struct scribble *s)
 {
     uint64_t value = next_random(s);
@@ -104,7 +103,7 @@ static void spare_node(struct scribble *s, const char *compatible, unsigned inde
         spare(s, range.start, range.size, range.is_port);
 }
 
-// What ends or resets the machine, unless `end=yes` asks for it.
+/* What ends or resets the machine, unless `end=yes` asks for it. */
 static void spare_ends(struct scribble *s)
 {
     spare_node(s, "godwit,exit-port", 0);
@@ -125,15 +124,18 @@ static bool is_spared(const struct scribble *s, uint64_t start, uint64_t size, b
     return false;
 }
 
-// A random address in a random device of the wanted kind, up to 8 bytes before its start, or one of the whole
-// space.
+/* Mostly an address in a device of the wanted kind, or up to 8 bytes before it; else any of the whole space.
+ */
 static uint64_t random_address(struct scribble *s, bool is_port, unsigned width)
 {
-    const struct tree_range *range = &s->near[random_below(s, s->near_count)];
     uint64_t first = is_port ? 0 : HOLE_START, end = is_port ? 0x10000 : HOLE_END;
     uint64_t address = first + random_below(s, end - first);
+    const struct tree_range *range;
 
-    if (range->is_port == is_port && random_below(s, 8))
+    do
+        range = &s->near[random_below(s, s->near_count)];
+    while (range->is_port != is_port);
+    if (random_below(s, 8))
         address = range->start + random_below(s, range->size + 8) - 8;
     return address < first || address + width > end ? first : address;
 }
@@ -215,7 +217,7 @@ static void ignore(struct interrupt_frame *frame)
     lapic_end_of_interrupt();
 }
 
-// Whatever the interrupt controllers are made to send is ignored.
+/* Whatever the interrupt controllers are made to send is ignored. */
 static void ignore_interrupts(void)
 {
     interrupt_set(VECTOR_NMI, ignore_nmi);

@@ -1,28 +1,30 @@
-// smp: starts every CPU of the device tree (or, without one, of the MADT) and has them work: in turn, then
-// all at once.
+/*
+ * smp: starts every CPU of the device tree (or, without one, of the MADT) and has them work: in turn, then
+ * all at once.
+ */
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "lib/apic.h"
-#include "lib/boot.h"
-#include "lib/checksum.h"
-#include "lib/console.h"
-#include "lib/exit.h"
-#include "lib/layout.h"
-#include "lib/madt.h"
-#include "lib/sequence.h"
-#include "lib/smp.h"
-#include "lib/string.h"
-#include "lib/tree.h"
+#include "guest/lib/apic.h"
+#include "guest/lib/boot.h"
+#include "guest/lib/checksum.h"
+#include "guest/lib/console.h"
+#include "guest/lib/exit.h"
+#include "guest/lib/layout.h"
+#include "guest/lib/madt.h"
+#include "guest/lib/sequence.h"
+#include "guest/lib/smp.h"
+#include "guest/lib/string.h"
+#include "guest/lib/tree.h"
 
 static uint8_t apic_ids[MAX_CPUS];
 static uint64_t bytes, additions;
-static volatile uint64_t reported; // CPUs that have done their work in turn
+static volatile uint64_t reported; /* CPUs that have done their work in turn */
 static volatile bool all_started;
 static uint64_t total, locked_total, finished;
 static bool lock;
 
-// The checksum of the first `bytes` bytes of seq(1), computed by this CPU.
+/* The checksum of the first `bytes` bytes of seq(1), computed by this CPU. */
 static uint32_t work(void)
 {
     struct checksum sum;
@@ -62,7 +64,7 @@ static void program(uint64_t index)
     __atomic_fetch_add(&finished, 1, __ATOMIC_RELEASE);
 }
 
-// How many CPUs to start. The tree and the MADT must agree where both are there.
+/* How many CPUs to start. The tree and the MADT must agree where both are there. */
 static unsigned find_cpus(void)
 {
     uint8_t madt_ids[MAX_CPUS];
@@ -78,7 +80,7 @@ static unsigned find_cpus(void)
     return madt ? madt : 1;
 }
 
-// The CPU that runs already works first; the first entry is put in order with it.
+/* The CPU that runs already works first; the first entry is put in order with it. */
 static void take_own_id(unsigned count)
 {
     uint8_t own = lapic_id();

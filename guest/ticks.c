@@ -1,14 +1,14 @@
-// ticks: takes interrupts from the LAPIC timer, and by the IOAPIC from the PIT and the serial port.
+/* ticks: takes interrupts from the LAPIC timer, and by the IOAPIC from the PIT and the serial port. */
 #include <stdint.h>
 
-#include "lib/apic.h"
-#include "lib/boot.h"
-#include "lib/console.h"
-#include "lib/interrupt.h"
-#include "lib/io.h"
+#include "guest/lib/apic.h"
+#include "guest/lib/boot.h"
+#include "guest/lib/console.h"
+#include "guest/lib/interrupt.h"
+#include "guest/lib/io.h"
 
 #define VECTOR_TIMER  0x40
-#define VECTOR_PIN    0x50 // and the pin
+#define VECTOR_PIN    0x50 /* and the pin */
 #define VECTOR_SERIAL 0x61
 
 static volatile uint64_t ticks[256];
@@ -21,7 +21,7 @@ static void count(struct interrupt_frame *frame)
     lapic_end_of_interrupt();
 }
 
-// Sends one byte for each interrupt that says there is room, and so gets the next.
+/* Sends one byte for each interrupt that says there is room, and so gets the next. */
 static void count_serial(struct interrupt_frame *frame)
 {
     if (in8(console_port() + UART_IIR) & IIR_NONE) {
@@ -34,8 +34,10 @@ static void count_serial(struct interrupt_frame *frame)
     lapic_end_of_interrupt();
 }
 
-// Waits for `wanted` interrupts of either vector, once halted and once at work in user mode, and returns
-// which it was.
+/*
+ * Waits for `wanted` interrupts of either vector, once halted and once at work in user mode, and returns
+ * which it was.
+ */
 static uint8_t wait_for(uint8_t vector, uint8_t other)
 {
     while (ticks[vector] < wanted / 2 && ticks[other] < wanted / 2)

@@ -1,11 +1,11 @@
-// user: works in user mode. Fills memory with the text of seq(1) and prints its checksum as cksum(1) does.
+/* user: works in user mode. Fills memory with the text of seq(1) and prints its checksum as cksum(1) does. */
 #include <stdint.h>
 
-#include "lib/boot.h"
-#include "lib/checksum.h"
-#include "lib/console.h"
-#include "lib/memory.h"
-#include "lib/sequence.h"
+#include "guest/lib/boot.h"
+#include "guest/lib/checksum.h"
+#include "guest/lib/console.h"
+#include "guest/lib/memory.h"
+#include "guest/lib/sequence.h"
 
 static unsigned current_privilege_level(void)
 {

@@ -1,6 +1,6 @@
-#include "lib/apic.h"
+#include "guest/lib/apic.h"
 
-#include "lib/io.h"
+#include "guest/lib/io.h"
 
 #define LAPIC_ID           0x20
 #define LAPIC_EOI          0xb0
@@ -17,12 +17,12 @@
 #define TIMER_PERIODIC     0x20000
 #define LVT_MASKED         0x10000
 #define TIMER_DIVIDE_BY_16 3
-#define ICR_INIT           0x4500 // asserted
+#define ICR_INIT           0x4500 /* asserted */
 #define ICR_STARTUP        0x4600
 
 #define IOAPIC_INDEX       0x00
 #define IOAPIC_DATA        0x10
-#define IOAPIC_REDIRECTION 0x10 // index of the first of two registers a pin
+#define IOAPIC_REDIRECTION 0x10 /* index of the first of two registers a pin */
 #define REDIRECTION_LEVEL  0x8000
 #define REDIRECTION_MASKED 0x10000
 
@@ -30,8 +30,8 @@
 #define PIC2_MASK          0xa1
 #define PIT_CHANNEL0       0x40
 #define PIT_CONTROL        0x43
-#define PIT_RATE_GENERATOR 0x34 // channel 0, low then high byte, mode 2
-#define PIT_ONE_SHOT       0x30 // mode 0: nothing is counted until a count is written
+#define PIT_RATE_GENERATOR 0x34 /* channel 0, low then high byte, mode 2 */
+#define PIT_ONE_SHOT       0x30 /* mode 0: nothing is counted until a count is written */
 
 static uint32_t lapic_read(uint32_t reg)
 {

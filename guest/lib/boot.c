@@ -1,14 +1,16 @@
-#include "lib/boot.h"
+#include "guest/lib/boot.h"
 
 #include <libfdt.h>
 #include <stddef.h>
 
-#include "lib/exit.h"
-#include "lib/layout.h"
-#include "lib/string.h"
+#include "guest/lib/exit.h"
+#include "guest/lib/layout.h"
+#include "guest/lib/string.h"
 
-// Linux boot protocol (boot_params), PVH (hvm_start_info) and multiboot 1 (information structure): where each
-// says that it is what it should be and where its command line lies.
+/*
+ * Linux boot protocol (boot_params), PVH (hvm_start_info) and multiboot 1 (information structure): where each
+ * says that it is what it should be and where its command line lies.
+ */
 #define BOOT_PARAMS_MAGIC      0x202
 #define BOOT_PARAMS_HDRS       0x53726448
 #define BOOT_PARAMS_CMD_LINE   0x228
@@ -44,7 +46,7 @@ const void *boot_tree(void)
 {
     uint64_t address = boot_registers.tree;
 
-    // The register holds anything where the loader knows nothing of device trees.
+    /* The register holds anything where the loader knows nothing of device trees. */
     if (address == 0 || address % 8 || address > UINT32_MAX - sizeof(struct fdt_header))
         return NULL;
     return fdt_check_header((const void *)address) == 0 ? (const void *)address : NULL;
@@ -92,7 +94,7 @@ const char *boot_arguments(void)
     return text ? text : "";
 }
 
-// What follows NAME= in the command line, or NULL.
+/* What follows NAME= in the command line, or NULL. */
 static const char *argument(const char *name)
 {
     const char *word = boot_arguments();

@@ -1,4 +1,4 @@
-#include "lib/checksum.h"
+#include "guest/lib/checksum.h"
 
 #define POLYNOMIAL 0x04c11db7
 
@@ -32,7 +32,7 @@ uint32_t checksum_end(const struct checksum *sum)
 {
     uint32_t crc = sum->crc;
 
-    // The length follows the bytes, lowest byte first, without leading zeroes.
+    /* The length follows the bytes, lowest byte first, without leading zeroes. */
     for (uint64_t rest = sum->length; rest; rest >>= 8)
         crc = add(sum, crc, rest & 0xff);
     return ~crc;

@@ -1,6 +1,5 @@
-// The checksum of POSIX cksum(1): what a guest prints, a script computes with `cksum` from the same bytes.
-#ifndef GUEST_CHECKSUM_H
-#define GUEST_CHECKSUM_H
+/* The checksum of POSIX cksum(1): what a guest prints, a script computes with `cksum` from the same bytes. */
+#pragma once
 
 #include <stdint.h>
 
@@ -13,7 +12,5 @@ struct checksum {
 void checksum_begin(struct checksum *sum);
 void checksum_add(struct checksum *sum, const void *bytes, uint64_t size);
 
-// The checksum of what was added. cksum prints it with `sum->length`.
+/* The checksum of what was added. cksum prints it with `sum->length`. */
 uint32_t checksum_end(const struct checksum *sum);
-
-#endif

@@ -1,12 +1,12 @@
-#include "lib/console.h"
+#include "guest/lib/console.h"
 
 #include <stdarg.h>
 #include <stdbool.h>
 
-#include "lib/apic.h"
-#include "lib/io.h"
-#include "lib/string.h"
-#include "lib/tree.h"
+#include "guest/lib/apic.h"
+#include "guest/lib/io.h"
+#include "guest/lib/string.h"
+#include "guest/lib/tree.h"
 
 #define COM1_PIN         4
 #define SENSE_LEVEL_HIGH 2 // second cell of "interrupts" (binding intel,ce4100-ioapic)
@@ -40,7 +40,7 @@ static void write_locked(const uint8_t *bytes, uint64_t size)
     if (!console.port)
         console_use(COM1);
     for (uint64_t i = 0; i < size; i++) {
-        // With its FIFO on, the transmitter takes 16 bytes once it is empty.
+        /* With its FIFO on, the transmitter takes 16 bytes once it is empty. */
         while (i % UART_FIFO_SIZE == 0 && !(in8(console.port + UART_LSR) & LSR_THRE))
             __builtin_ia32_pause();
         out8(console.port + UART_DATA, bytes[i]);
@@ -106,7 +106,7 @@ static void put_signed(struct line *line, int64_t value, char fill, uint64_t wid
     put_number(line, value < 0 ? -(uint64_t)value : (uint64_t)value, 10, fill, width);
 }
 
-// Formats the conversion behind a '%' and returns what follows it.
+/* Formats the conversion behind a '%' and returns what follows it. */
 static const char *put_conversion(struct line *line, const char *format, va_list *values)
 {
     char fill = *format == '0' ? '0' : ' ';

@@ -1,13 +1,14 @@
-// The console: a 16550A, polled. COM1 until console_use() names another. What is printed by several CPUs at a
-// time does not mix within one call.
-#ifndef GUEST_CONSOLE_H
-#define GUEST_CONSOLE_H
+/*
+ * The console: a 16550A, polled. COM1 until console_use() names another. What is printed by several CPUs at a
+ * time does not mix within one call.
+ */
+#pragma once
 
 #include <stdint.h>
 
 #define COM1           0x3f8
 
-// Registers of a 16550A, from its base port, and the bits the guests use.
+/* Registers of a 16550A, from its base port, and the bits the guests use. */
 #define UART_DATA      0
 #define UART_IER       1
 #define UART_IIR       2
@@ -32,23 +33,23 @@
 
 #define UART_FIFO_SIZE 16
 
-// Takes the 16550A at `port` as the console and sets it up: FIFOs on, 8N1, no interrupts.
+/* Takes the 16550A at `port` as the console and sets it up: FIFOs on, 8N1, no interrupts. */
 void console_use(uint16_t port);
 
-// Base port of the console.
+/* Base port of the console. */
 uint16_t console_port(void);
 
-// Has the console's interrupt delivered to this CPU as `vector`. The device tree says where it is; IOAPIC pin
-// 4 without.
+/*
+ * Has the console's interrupt delivered to this CPU as `vector`. The device tree says where it is; IOAPIC pin
+ * 4 without.
+ */
 void console_interrupt(uint8_t vector);
 
-// Takes the console from whoever is printing: for a CPU that reports its end.
+/* Takes the console from whoever is printing: for a CPU that reports its end. */
 void console_unlock(void);
 
-// Writes bytes as they are.
+/* Writes bytes as they are. */
 void console_write(const void *bytes, uint64_t size);
 
-// Formats as printf does: %s %c %d %u %x, %l for 64 bits, a width, and 0 to fill with zeroes.
+/* Formats as printf does: %s %c %d %u %x, %l for 64 bits, a width, and 0 to fill with zeroes. */
 void print(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
-#endif

@@ -1,14 +1,15 @@
-// Where a guest starts, whatever the boot protocol, and the tables it runs on.
-//
-// Every table is complete at link time: a KVM that interprets kernel mode starts a guest in a few dozen instructions.
-// The guest's own page tables map the low 4 GiB one to one, for user mode as well; the program then runs at CPL 3.
-#include "lib/layout.h"
+/*
+ * Where a guest starts, whatever the boot protocol, and the tables it runs on.
+ *
+ * Every table is complete at link time: a KVM that interprets kernel mode starts a guest in a few dozen instructions.
+ * The guest's own page tables map the low 4 GiB one to one, for user mode as well; the program then runs at CPL 3.
+ */
+#include "guest/lib/layout.h"
 
     .section .entry, "awx"
 
-// A flat binary is entered at its first byte, in 64-bit mode.
+/* A flat binary is entered at its first byte, in 64-bit mode. */
     .code64
-    .globl image_start
 image_start:
     mov $ENTRY_FLAT, %ebp
     jmp start64
@@ -18,7 +19,7 @@ entry_elf64:
     mov $ENTRY_ELF64, %ebp
     jmp start64
 
-// PVH and multiboot enter in protected mode without paging, with the FDT in EDI.
+/* PVH and multiboot enter in protected mode without paging, with the FDT in EDI. */
     .code32
     .globl entry_pvh
 entry_pvh:
@@ -36,7 +37,7 @@ entry_multiboot:
 start32:
     mov $start64_low, %ebx
 
-// Goes from protected mode to long mode and on to the address in EBX. EDI, ESI and EBP are kept.
+/* Goes from protected mode to long mode and on to the address in EBX. EDI, ESI and EBP are kept. */
     .globl enter_long_mode
 enter_long_mode:
     lgdt gdt_pointer
@@ -60,12 +61,12 @@ start64_low:
     mov %esi, %esi
     jmp start64
 
-// The multiboot 1 header: zeroes unless the link defines its three words.
+/* The multiboot 1 header: zeroes unless the link defines its three words. */
     .balign 4
     .weak multiboot_magic, multiboot_flags, multiboot_checksum
     .long multiboot_magic, multiboot_flags, multiboot_checksum
 
-// The 64-bit entry of a bzImage lies 0x200 bytes into its protected-mode part.
+/* The 64-bit entry of a bzImage lies 0x200 bytes into its protected-mode part. */
     .org 0x200
     mov $ENTRY_BZIMAGE, %ebp
 start64:
@@ -77,7 +78,7 @@ start64:
     mov $user_stack + STACK_SIZE, %ebx
     mov $user_start, %ebp
 
-// Makes this CPU ours (its GDT is loaded already) and goes on in user mode at RBP with stack RBX and argument RDI.
+/* Makes this CPU ours (its GDT is loaded already) and goes on in user mode: at RBP, stack RBX, argument RDI. */
     .globl enter_user_mode
 enter_user_mode:
     mov $pml4, %eax
@@ -108,7 +109,7 @@ enter_user_mode:
     pushq %rbp
     iretq
 
-// User mode begins. Memory behind the image need not be zero where a loader put more than the image there.
+/* User mode begins. Memory behind the image need not be zero where a loader put more than the image there. */
 user_start:
     mov $bss_start, %edi
     mov $bss_quads, %ecx
@@ -121,8 +122,10 @@ user_start:
     call guest_main
     ud2
 
-// Kernel calls: function RDI, argument RSI. The gate is an undefined opcode, for a KVM without hardware support may refuse
-// INT in user mode; interrupt_dispatch() knows its place.
+/*
+ * Kernel calls: function RDI, argument RSI. The gate is an undefined opcode, for a KVM without hardware support may refuse
+ * INT in user mode; interrupt_dispatch() knows its place.
+ */
     .globl in_kernel, kernel_gate, kernel_gate_end
 in_kernel:
     mov %cs, %eax
@@ -137,7 +140,7 @@ kernel_gate_end:
     xor %esi, %esi
     jmp *%rax
 
-// Interrupt stubs: each completes the frame with an error code, where the CPU gives none, and its vector.
+/* Interrupt stubs: each completes the frame with an error code, where the CPU gives none, and its vector. */
     .balign 16
 stubs:
     .set vector, 0
@@ -188,8 +191,10 @@ save_frame:
     add $16, %rsp
     iretq
 
-// Interrupt gates, all open to user mode. The image starts at a multiple of 64 KiB below 16 MiB, so that an address is
-// its distance from the start and, above, the start itself.
+/*
+ * Interrupt gates, all open to user mode. The image starts at a multiple of 64 KiB below 16 MiB, so that an address is
+ * its distance from the start and, above, the start itself.
+ */
     .balign 16
 idt:
     .set vector, 0
@@ -209,39 +214,36 @@ idt_pointer:
     .globl gdt
 gdt:
     .quad 0
-    .quad 0x00af9b000000ffff    // kernel code
-    .quad 0x00cf93000000ffff    // kernel data
-    .quad 0x00affb000000ffff    // user code
-    .quad 0x00cff3000000ffff    // user data
-    .quad 0x00cf9b000000ffff    // 32-bit code
-    .word TSS_LIMIT             // TSS: limit, then base 0-23 and, above it, the type
+    .quad 0x00af9b000000ffff    /* kernel code */
+    .quad 0x00cf93000000ffff    /* kernel data */
+    .quad 0x00affb000000ffff    /* user code */
+    .quad 0x00cff3000000ffff    /* user data */
+    .quad 0x00cf9b000000ffff    /* 32-bit code */
+    .word TSS_LIMIT             /* TSS: limit, then base 0-23 and, above it, the type */
     .long tss + 0x89000000
     .word 0
     .quad 0
 gdt_end:
-    .globl gdt_pointer
 gdt_pointer:
     .word gdt_end - gdt - 1
     .quad gdt
 
-// How the guest was entered: protocol, RSI (or EBX), RDI. Not in .bss, which is cleared later.
+/* How the guest was entered: protocol, RSI (or EBX), RDI. Not in .bss, which is cleared later. */
     .balign 8
     .globl boot_registers
 boot_registers:
     .quad 0, 0, 0
 
-// libfdt as Debian builds it compares a canary at FS:0x28.
+/* libfdt as Debian builds it compares a canary at FS:0x28. */
     .balign 8
 stack_guard:
     .fill 0x28, 1, 0
     .quad 0x5ac3f00d7e57ca11
 
     .balign 4096
-    .globl pml4
 pml4:
     .quad pdpt + 7
     .fill 511, 8, 0
-    .globl pdpt
 pdpt:
     .quad pd + 0x0007
     .quad pd + 0x1007
@@ -255,7 +257,7 @@ pd:
     .set page, page + 0x200000
     .endr
 
-// The TSS of each CPU, and behind them the one bitmap that opens every port to user mode.
+/* The TSS of each CPU, and behind them the one bitmap that opens every port to user mode. */
     .bss
     .balign 16
     .globl tss

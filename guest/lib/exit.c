@@ -1,17 +1,17 @@
-#include "lib/exit.h"
+#include "guest/lib/exit.h"
 
-#include "lib/boot.h"
-#include "lib/console.h"
-#include "lib/io.h"
-#include "lib/kernel.h"
-#include "lib/tree.h"
+#include "guest/lib/boot.h"
+#include "guest/lib/console.h"
+#include "guest/lib/io.h"
+#include "guest/lib/kernel.h"
+#include "guest/lib/tree.h"
 
 #define QEMU_EXIT_PORT 0xf4
 
-// An address that raises an exception on every KVM, also on one that interprets kernel mode.
+/* An address that raises an exception on every KVM, also on one that interprets kernel mode. */
 #define NON_CANONICAL  (1ull << 63)
 
-// PM1a control: sleep type 5 (power off) and sleep enable.
+/* PM1a control: sleep type 5 (power off) and sleep enable. */
 #define PM1_POWER_OFF  (5 << 10 | 1 << 13)
 
 static uint64_t triple_fault(uint64_t argument, struct interrupt_frame *caller)

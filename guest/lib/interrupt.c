@@ -1,9 +1,9 @@
-#include "lib/interrupt.h"
+#include "guest/lib/interrupt.h"
 
-#include "lib/console.h"
-#include "lib/exit.h"
-#include "lib/kernel.h"
-#include "lib/layout.h"
+#include "guest/lib/console.h"
+#include "guest/lib/exit.h"
+#include "guest/lib/kernel.h"
+#include "guest/lib/layout.h"
 
 #define FLAG_INTERRUPTS 0x200
 
@@ -49,7 +49,7 @@ static uint64_t set_interrupt_flag(uint64_t on, struct interrupt_frame *caller)
     return 0;
 }
 
-// Not by STI and CLI: not every KVM honours IOPL 3.
+/* Not by STI and CLI: not every KVM honours IOPL 3. */
 void interrupts_on(void)
 {
     in_kernel(set_interrupt_flag, 1);

@@ -1,7 +1,8 @@
-// Interrupts and exceptions. Each CPU shares one IDT; a vector without a handler ends the guest with a line
-// that names it and exit status EXIT_EXCEPTION. Handlers run at CPL 0 with interrupts off: keep them short.
-#ifndef GUEST_INTERRUPT_H
-#define GUEST_INTERRUPT_H
+/*
+ * Interrupts and exceptions. Each CPU shares one IDT; a vector without a handler ends the guest with a line
+ * that names it and exit status EXIT_EXCEPTION. Handlers run at CPL 0 with interrupts off: keep them short.
+ */
+#pragma once
 
 #include <stdint.h>
 
@@ -14,15 +15,15 @@ struct interrupt_frame {
 
 typedef void interrupt_handler(struct interrupt_frame *frame);
 
-// Sets the handler of a vector; NULL removes it.
+/* Sets the handler of a vector; NULL removes it. */
 void interrupt_set(uint8_t vector, interrupt_handler *handler);
 
-// Turn interrupts on and off on this CPU.
+/* Turn interrupts on and off on this CPU. */
 void interrupts_on(void);
 void interrupts_off(void);
 
-// Waits with HLT for one interrupt: turns interrupts on for the wait and off again behind it, so that an
-// interrupt which comes between the caller's check and the wait ends the wait.
+/*
+ * Waits with HLT for one interrupt: turns interrupts on for the wait and off again behind it, so that an
+ * interrupt which comes between the caller's check and the wait ends the wait.
+ */
 void interrupt_wait(void);
-
-#endif

@@ -1,6 +1,5 @@
-// Port and memory-mapped I/O, from kernel mode and (with IOPL 3) from user mode.
-#ifndef GUEST_IO_H
-#define GUEST_IO_H
+/* Port and memory-mapped I/O, from kernel mode and (with IOPL 3) from user mode. */
+#pragma once
 
 #include <stdint.h>
 
@@ -40,13 +39,13 @@ static inline uint32_t in32(uint16_t port)
     return value;
 }
 
-// Writes `count` bytes to one port with one string instruction.
+/* Writes `count` bytes to one port with one string instruction. */
 static inline void out8_string(uint16_t port, const void *bytes, uint64_t count)
 {
     __asm__ volatile("rep outsb" : "+S"(bytes), "+c"(count) : "d"(port) : "memory");
 }
 
-// One access of exactly this width, at any alignment, by a plain MOV that every KVM can emulate.
+/* One access of exactly this width, at any alignment, by a plain MOV that every KVM can emulate. */
 static inline void mmio_write8(uint64_t address, uint8_t value)
 {
     __asm__ volatile("movb %0, (%1)" : : "q"(value), "r"(address) : "memory");
@@ -94,5 +93,3 @@ static inline uint64_t mmio_read64(uint64_t address)
     __asm__ volatile("movq (%1), %0" : "=r"(value) : "r"(address) : "memory");
     return value;
 }
-
-#endif

@@ -1,15 +1,15 @@
-#include "lib/madt.h"
+#include "guest/lib/madt.h"
 
 #include <stddef.h>
 
-#include "lib/string.h"
+#include "guest/lib/string.h"
 
 #define RSDP_FIRST      0xe0000
 #define RSDP_END        0x100000
 #define MADT_LOCAL_APIC 0
 #define CPU_ENABLED     1
 
-// ACPI 6.4: 5.2.5.3, 5.2.6, 5.2.12.
+/* ACPI 6.4: 5.2.5.3, 5.2.6, 5.2.12. */
 struct rsdp {
     char signature[8];
     uint8_t checksum;
@@ -44,7 +44,7 @@ static const struct rsdp *find_rsdp(void)
     return NULL;
 }
 
-// The MADT among the tables that `root` (RSDT or XSDT) points to with `width` bytes each.
+/* The MADT among the tables that `root` (RSDT or XSDT) points to with `width` bytes each. */
 static const struct table *find_madt(const struct table *root, unsigned width)
 {
     for (unsigned at = 0; at + width <= root->length - sizeof(*root); at += width) {
@@ -68,7 +68,7 @@ unsigned madt_cpus(uint8_t *apic_ids, unsigned limit)
                                              : find_madt((const struct table *)(uint64_t)rsdp->rsdt, 4);
     if (!madt)
         return 0;
-    // The entries follow the LAPIC address and the flags.
+    /* The entries follow the LAPIC address and the flags. */
     for (unsigned at = 8; at + 2 <= madt->length - sizeof(*madt) && madt->body[at + 1];
          at += madt->body[at + 1]) {
         const struct local_apic *cpu = (const struct local_apic *)(madt->body + at);

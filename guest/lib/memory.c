@@ -1,11 +1,11 @@
-#include "lib/memory.h"
+#include "guest/lib/memory.h"
 
 #include <libfdt.h>
 #include <stdbool.h>
 
-#include "lib/boot.h"
-#include "lib/exit.h"
-#include "lib/tree.h"
+#include "guest/lib/boot.h"
+#include "guest/lib/exit.h"
+#include "guest/lib/tree.h"
 
 #define RAM_END_WITHOUT_TREE (64 << 20)
 #define PAGE_SIZE            4096
@@ -22,7 +22,7 @@ static uint64_t ram_end(void)
     return tree_range(fdt_path_offset(tree, "/memory@0"), 0, &ram) ? ram.start + ram.size : 0;
 }
 
-// The end of the range [start, end) if it overlaps `size` bytes at `address`, or `address`.
+/* The end of the range [start, end) if it overlaps `size` bytes at `address`, or `address`. */
 static uint64_t pass(uint64_t address, uint64_t size, uint64_t start, uint64_t end)
 {
     return address < end && start < address + size ? end : address;

@@ -1,4 +1,4 @@
-// The ELF note that has an image entered by PVH: XEN_ELFNOTE_PHYS32_ENTRY.
+/* The ELF note that has an image entered by PVH: XEN_ELFNOTE_PHYS32_ENTRY. */
     .section .note.Xen, "a", @note
     .balign 4
     .long 4

@@ -1,4 +1,4 @@
-#include "lib/sequence.h"
+#include "guest/lib/sequence.h"
 
 #define NEWLINE (sizeof(((struct sequence *)0)->line) - 1)
 

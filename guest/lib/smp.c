@@ -1,11 +1,11 @@
-#include "lib/smp.h"
+#include "guest/lib/smp.h"
 
-#include "lib/apic.h"
-#include "lib/exit.h"
-#include "lib/layout.h"
-#include "lib/string.h"
+#include "guest/lib/apic.h"
+#include "guest/lib/exit.h"
+#include "guest/lib/layout.h"
+#include "guest/lib/string.h"
 
-// The page below 1 MiB that a CPU starts in. What lay there is put back once the CPU has left it.
+/* The page below 1 MiB that a CPU starts in. What lay there is put back once the CPU has left it. */
 #define TRAMPOLINE    0x8000
 
 #define TSS_BASE_MASK 0x000000ffffff0000
@@ -17,7 +17,7 @@ struct gdt_pointer {
     uint64_t base;
 };
 
-// What lib/trampoline.S starts the next CPU with.
+/* What lib/trampoline.S starts the next CPU with. */
 struct smp_parameters {
     struct gdt_pointer gdt;
     uint64_t kernel_stack;

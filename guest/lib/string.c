@@ -1,8 +1,8 @@
-#include "lib/string.h"
+#include "guest/lib/string.h"
 
 #include <stdint.h>
 
-#include "lib/exit.h"
+#include "guest/lib/exit.h"
 
 void *memcpy(void *to, const void *from, size_t size)
 {
@@ -10,7 +10,9 @@ void *memcpy(void *to, const void *from, size_t size)
     uint64_t quads = size / 8;
     uint64_t bytes = size % 8;
 
-    // By quads as far as possible: a KVM that interprets kernel mode takes as long for a byte as for a quad.
+    /*
+     * By quads as far as possible: a KVM that interprets kernel mode takes as long for a byte as for a quad.
+     */
     __asm__ volatile("rep movsq; mov %3, %2; rep movsb"
                      : "+D"(next), "+S"(from), "+c"(quads)
                      : "r"(bytes)

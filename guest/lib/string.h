@@ -1,6 +1,5 @@
-// The few functions of the C library that the compiler and libfdt call.
-#ifndef GUEST_STRING_H
-#define GUEST_STRING_H
+/* The few functions of the C library that the compiler and libfdt call. */
+#pragma once
 
 #include <stddef.h>
 
@@ -15,5 +14,3 @@ char *strchr(const char *text, int value);
 char *strrchr(const char *text, int value);
 int strcmp(const char *left, const char *right);
 unsigned long strtoul(const char *text, char **end, int base);
-
-#endif

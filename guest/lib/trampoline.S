@@ -1,5 +1,7 @@
-// The way of a started CPU from real mode to user mode. The first part is copied to a page below 1 MiB; CS is that page.
-#include "lib/layout.h"
+/*
+ * The way of a started CPU from real mode to user mode. The first part is copied to a page below 1 MiB; CS is that page.
+ */
+#include "guest/lib/layout.h"
 
     .text
     .code16

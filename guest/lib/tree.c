@@ -1,9 +1,9 @@
-#include "lib/tree.h"
+#include "guest/lib/tree.h"
 
 #include <libfdt.h>
 
-#include "lib/boot.h"
-#include "lib/string.h"
+#include "guest/lib/boot.h"
+#include "guest/lib/string.h"
 
 int tree_find(const char *compatible)
 {
@@ -38,7 +38,7 @@ bool tree_range(int node, unsigned index, struct tree_range *range)
     if (!reg || (first + address_cells + size_cells) * sizeof(*reg) > (unsigned)bytes)
         return false;
 
-    // The first address cell of an ISA device tells memory (0) from ports (1).
+    /* The first address cell of an ISA device tells memory (0) from ports (1). */
     range->is_port = fdt_node_check_compatible(tree, bus, "isa") == 0;
     range->start = range->is_port ? fdt32_to_cpu(reg[first + 1]) : cells(reg + first, address_cells);
     range->size = cells(reg + first + address_cells, size_cells);
@@ -57,7 +57,7 @@ bool tree_cell(int node, const char *property, unsigned index, uint32_t *value)
     return true;
 }
 
-// A number of one or two cells.
+/* A number of one or two cells. */
 static bool number(int node, const char *property, uint64_t *value)
 {
     uint32_t first, second;
