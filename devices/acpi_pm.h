@@ -27,7 +27,7 @@ struct acpi_pm_config {
     struct irq_line sci; /* level-triggered */
     struct shutdown_handler shutdown;
     uint8_t s5_sleep_type; /* SLP_TYP of soft off, 0 to 7 */
-    uint8_t reset_value;   /* what, written to the reset register, resets */
+    uint8_t reset_value;   /* bits that, written to the reset register, reset */
     /* Nanoseconds since any moment, never going back, from any thread. NULL: CLOCK_MONOTONIC. */
     int64_t (*clock)(void *opaque);
     void *opaque;
