@@ -1,0 +1,30 @@
+/*
+ * A platform with a device of each kind, for tests of the tables that describe one.
+ */
+#pragma once
+
+#include "base/macros.h"
+#include "vmm/x86/platform.h"
+
+static inline struct platform sample_platform(unsigned cpus)
+{
+    return (struct platform){
+        .cpus = cpus,
+        .memory = 5 * GIB,
+        .acpi = true,
+        .devices =
+            {
+                {PLATFORM_SERIAL, {{false, 0x3F8, 8}}, 1, 4},
+                {PLATFORM_RTC, {{false, 0x70, 2}}, 1, 8},
+                {PLATFORM_RESET, {{false, 0x64, 1}}, 1, -1},
+                {PLATFORM_PM, {{false, 0x600, 4}, {false, 0x604, 2}, {false, 0x608, 4}}, 3, 9},
+                {PLATFORM_EXIT_PORT, {{false, 0xF4, 1}}, 1, -1},
+                {PLATFORM_TEST_MMIO, {{true, 0xFEB00000, 0x1000}, {true, 0xFEB01000, 0x1000}}, 2, -1},
+            },
+        .device_count = 6,
+        .rng_seed = {0xA5, 0x5A},
+        .command_line = "console=ttyS0 quiet",
+        .initrd_start = 0x123456000,
+        .initrd_size = 0x789,
+    };
+}
