@@ -142,9 +142,9 @@ aml_mark aml_resources_open(struct table_writer *writer)
 
 void aml_resources_close(struct table_writer *writer, aml_mark mark)
 {
-    append_byte(writer, RESOURCE_END);
-    append_byte(writer, writer->full ? 0 : table_checksum(writer->bytes + mark, writer->used - mark));
+    const uint8_t end[] = {RESOURCE_END, 0 /* no checksum */};
     uint8_t size[9];
+    table_append(writer, end, sizeof(end));
     table_insert(writer, mark, size, encode_integer(writer->used - mark, size));
     aml_close(writer, mark);
 }
