@@ -10,7 +10,7 @@ use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 use Scenario::Peer;
 
 our @EXPORT = qw(start launch connect hang_up wait_for wait_for_error type close_input signal exits fails capture
-    output errors eventually same ok note now pid running read_file write_file fail %guest $dir $here $godwit);
+    output errors eventually same ok note now pause pid running killed read_file write_file fail %guest $dir $here $godwit);
 
 use constant {
     PATIENCE   => 30,         # seconds that a wait lasts where the script does not say
@@ -133,6 +133,13 @@ sub await
     return 1;
 }
 
+# pause SECONDS: lets time pass.
+sub pause
+{
+    my ($seconds) = @_;
+    await($seconds, sub { 0 });
+}
+
 sub eventually (&;$$)
 {
     my ($condition, $seconds, $what) = @_;
@@ -211,6 +218,7 @@ sub hang_up
 
 sub pid     { return peer(@_)->{pid} }
 sub running { return !defined peer(@_)->{status} }
+sub killed  { return peer(@_)->{killed} }
 
 sub signal
 {
