@@ -14,6 +14,7 @@
 struct line {
     char text[256];
     uint64_t length;
+    va_list values; /* still to be formatted */
 };
 
 static struct {
@@ -76,15 +77,13 @@ static void put(struct line *line, char c)
         line->text[line->length++] = c;
 }
 
-static void put_text(struct line *line, const char *text, uint64_t width)
+static void put_text(struct line *line, const char *text)
 {
-    for (uint64_t length = strlen(text); length < width; length++)
-        put(line, ' ');
     while (*text)
         put(line, *text++);
 }
 
-static void put_number(struct line *line, uint64_t value, unsigned base, char fill, uint64_t width)
+static void put_number(struct line *line, uint64_t value, unsigned base)
 {
     char digits[21];
     char *first = digits + sizeof(digits) - 1;
@@ -94,53 +93,45 @@ static void put_number(struct line *line, uint64_t value, unsigned base, char fi
         *--first = "0123456789abcdef"[value % base];
         value /= base;
     } while (value);
-    for (uint64_t length = strlen(first); length < width; length++)
-        put(line, fill);
-    put_text(line, first, 0);
+    put_text(line, first);
 }
 
-static void put_signed(struct line *line, int64_t value, char fill, uint64_t width)
+static void put_signed(struct line *line, int64_t value)
 {
     if (value < 0)
         put(line, '-');
-    put_number(line, value < 0 ? -(uint64_t)value : (uint64_t)value, 10, fill, width);
+    put_number(line, value < 0 ? -(uint64_t)value : (uint64_t)value, 10);
 }
 
 /* Formats the conversion behind a '%' and returns what follows it. */
-static const char *put_conversion(struct line *line, const char *format, va_list *values)
+static const char *put_conversion(struct line *line, const char *format)
 {
-    char fill = *format == '0' ? '0' : ' ';
-    char *end;
-    uint64_t width = strtoul(format, &end, 10);
-    bool is_long = *end == 'l';
-    char kind = *(end += is_long);
+    bool is_long = *format == 'l';
+    char kind = *(format += is_long);
 
     if (kind == 's')
-        put_text(line, va_arg(*values, const char *), width);
-    else if (kind == 'c')
-        put(line, (char)va_arg(*values, int));
+        put_text(line, va_arg(line->values, const char *));
     else if (kind == 'd')
-        put_signed(line, is_long ? va_arg(*values, int64_t) : va_arg(*values, int), fill, width);
+        put_signed(line, is_long ? va_arg(line->values, int64_t) : va_arg(line->values, int));
     else if (kind == 'u' || kind == 'x')
-        put_number(line, is_long ? va_arg(*values, uint64_t) : va_arg(*values, uint32_t),
-                   kind == 'u' ? 10 : 16, fill, width);
+        put_number(line, is_long ? va_arg(line->values, uint64_t) : va_arg(line->values, uint32_t),
+                   kind == 'u' ? 10 : 16);
     else
         put(line, kind);
-    return end + 1;
+    return format + 1;
 }
 
 void print(const char *format, ...)
 {
     struct line line = {.length = 0};
-    va_list values;
 
-    va_start(values, format);
+    va_start(line.values, format);
     while (*format) {
         if (*format == '%')
-            format = put_conversion(&line, format + 1, &values);
+            format = put_conversion(&line, format + 1);
         else
             put(&line, *format++);
     }
-    va_end(values);
+    va_end(line.values);
     console_write(line.text, line.length);
 }

@@ -16,13 +16,11 @@
 #define UART_LCR       3
 #define UART_MCR       4
 #define UART_LSR       5
-#define UART_MSR       6
 
 #define IER_RECEIVED   0x01
 #define IER_THRE       0x02
 #define IIR_NONE       0x01
 #define FCR_ENABLE     0x01
-#define FCR_CLEAR      0x06
 #define LCR_8N1        0x03
 #define MCR_DTR_RTS    0x03
 #define MCR_OUT2       0x08
@@ -51,5 +49,5 @@ void console_unlock(void);
 /* Writes bytes as they are. */
 void console_write(const void *bytes, uint64_t size);
 
-/* Formats as printf does: %s %c %d %u %x, %l for 64 bits, a width, and 0 to fill with zeroes. */
+/* Formats as printf does: %s %d %u %x, with l for 64 bits; at most 256 bytes. */
 void print(const char *format, ...) __attribute__((format(printf, 1, 2)));

@@ -41,7 +41,7 @@ extern char tss[];
 extern struct smp_parameters smp_parameters;
 static struct cpu cpus[MAX_CPUS];
 
-static void put_tss(struct cpu *cpu, unsigned index)
+static void put_tss(struct cpu *cpu, uint64_t index)
 {
     char *own = tss + index * TSS_SIZE;
     uint64_t *descriptor = &cpu->gdt[SELECTOR_TSS / 8];
