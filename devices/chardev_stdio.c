@@ -62,11 +62,10 @@ static int open_again(int fd)
 static int check_output(int output, struct error *err)
 {
     int flags = fcntl(output, F_GETFL);
-    if (flags < 0)
+    if (flags < 0 || (flags & O_ACCMODE) == O_RDONLY)
         return error_set(err, EBADF,
-                         "standard output is closed: redirect it to a file, or use another --serial");
-    if ((flags & O_ACCMODE) == O_RDONLY)
-        return error_set(err, EBADF, "standard output is not open for writing");
+                         "standard output is closed, or not open for writing: redirect it to a file, or use "
+                         "another --serial");
     return 0;
 }
 
