@@ -20,23 +20,24 @@ cached() {
     ) 9>"$cache/lock"
 }
 
-# download META: fetch Debian package META, or if that is an empty one the package it depends on, to the current
-# directory. Should apt's package lists be missing or too old, new ones are fetched into the cache.
+# download META: fetch Debian package META, or the kernel package behind it, to the current directory. Should apt's package
+# lists be missing or too old, it works with new ones in the cache, which takes no privileges.
 download() {
-    local lists=(-o APT::Sandbox::User=root) show=(-qq)
-    [[ ! -t 2 ]] || show=(-q=0)
+    local options=(-qq -o APT::Sandbox::User=root)
+    [[ ! -t 2 ]] || options[0]=-q=0
     echo "fetching Debian's $1" >&2
-    try_download "$1" 2>apt.log && return
-    mkdir -p "$cache/apt/lists/partial" "$cache/apt/cache"
-    lists+=(-o Dir::State::Lists="$cache/apt/lists" -o Dir::Cache="$cache/apt/cache")
-    apt-get "${lists[@]}" "${show[@]}" update >&2
+    try_download "$1" && return
+    echo "apt's package lists do not do: fetching new ones" >&2
+    mkdir -p "$cache/apt/lists/partial" "$cache/apt/archives/partial"
+    options+=(-o Dir::State::Lists="$cache/apt/lists" -o Dir::Cache="$cache/apt")
+    apt-get "${options[@]}" update >&2
     try_download "$1"
 }
 
 try_download() {
     local package
-    package=$(apt-cache "${lists[@]}" depends "$1" | sed -n 's/^  Depends: \(linux-image-.*\)/\1/p')
-    apt-get "${lists[@]}" "${show[@]}" download "${package:-$1}" >&2
+    package=$(apt-cache "${options[@]:1}" depends "$1" | sed -n 's/^  Depends: \(linux-image-.*\)/\1/p')
+    apt-get "${options[@]}" download "${package:-$1}" >&2
 }
 
 # unpack_kernel META: leave vmlinuz, release (the version's name) and lib/modules of the kernel package behind META.
