@@ -10,7 +10,7 @@ use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 use Scenario::Peer;
 
 our @EXPORT = qw(start launch connect hang_up wait_for wait_for_error type close_input signal exits fails capture
-    output errors eventually same ok note now pause pid running killed read_file write_file fail %guest %linux $dir $here $godwit);
+    output errors eventually same ok note now pause pid running killed read_file write_file fail %guest $dir $here $godwit);
 
 use constant {
     PATIENCE   => 30,         # seconds that a wait lasts where the script does not say
@@ -19,10 +19,9 @@ use constant {
     STREAM_MAX => 64 << 10,
 };
 
-our ($godwit, $dir, $here, %guest, %linux);
+our ($godwit, $dir, $here, %guest);
 my (%peers, $transcript, $began, $script);
-tie %guest, 'Scenario::Files', 'GODWIT_GUESTS';
-tie %linux, 'Scenario::Files', 'GODWIT_LINUX';
+tie %guest, 'Scenario::Guests';
 
 # Called by the tool before the script runs: its path, the working folder and the file for the transcript.
 sub begin
@@ -373,20 +372,16 @@ sub write_file
     return $path;
 }
 
-# %guest and %linux: paths of the files in a folder that the environment names.
-package Scenario::Files;
+# %guest: paths of the guests' files.
+package Scenario::Guests;
 
-sub TIEHASH
-{
-    my ($class, $variable) = @_;
-    return bless \$variable, $class;
-}
+sub TIEHASH { return bless {}, shift }
 
 sub FETCH
 {
-    my ($self, $name) = @_;
-    my $path = $ENV{$$self} . "/$name";
-    -e $path or Scenario::fail("there is no $path ($$self names the folder)");
+    my (undef, $name) = @_;
+    my $path = "$ENV{GODWIT_GUESTS}/$name";
+    -e $path or Scenario::fail("there is no guest $name ($path)");
     return $path;
 }
 
