@@ -145,10 +145,16 @@ int memory_region_init_reservation(struct memory_region *region, struct memory *
  */
 void memory_region_destroy(struct memory_region *region);
 
+/* Its size now, which only its owner's own changes can make another. */
+static inline memory_size memory_region_size(const struct memory_region *region)
+{
+    return region->state.size;
+}
+
 /*
  * Puts `child` at `offset` of `container` with `priority` (0 is usual). -EINVAL for a child that has a
  * container already, for a container that is an alias, and for a cycle; -EOVERFLOW where `offset` + size
- * passes 2^64.
+ * passes 2^64. Subregions may reach beyond the end of the container, which does not show them there.
  */
 int memory_region_add_subregion(struct memory_region *container, uint64_t offset, struct memory_region *child,
                                 int priority, struct error *err);

@@ -154,7 +154,7 @@ static int create_ram(struct board *board, struct error *err)
 
 static int check_free(const struct platform *platform, const struct placement *place, struct error *err)
 {
-    uint64_t size = (uint64_t)place->region->size;
+    uint64_t size = (uint64_t)memory_region_size(place->region);
     for (unsigned i = 0; i < platform->device_count; i++) {
         const struct platform_device *device = &platform->devices[i];
         for (unsigned r = 0; r < device->range_count; r++) {
@@ -184,7 +184,8 @@ static int place_device(struct board *board, enum platform_device_kind kind, int
                                                  place->region, 0, err);
         if (result < 0)
             return result;
-        device.ranges[i] = (struct platform_range){place->mmio, place->base, (uint64_t)place->region->size};
+        device.ranges[i] =
+            (struct platform_range){place->mmio, place->base, (uint64_t)memory_region_size(place->region)};
     }
     platform->devices[platform->device_count++] = device;
     return 0;
