@@ -66,7 +66,9 @@ static int create_vm(struct kvm_vm *vm, struct error *err)
     if (size < 0)
         return error_set_errno(err, errno, "KVM does not tell the size of a vCPU's shared area");
     vm->run_size = (size_t)size;
-    vm->slot_max = (unsigned)ioctl(vm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_NR_MEMSLOTS);
+    vm->slots_max = (unsigned)kvm_capability_value(vm->vm_fd, KVM_CAP_NR_MEMSLOTS);
+    vm->coalesced_memory = kvm_capability_value(vm->vm_fd, KVM_CAP_COALESCED_MMIO) > 0;
+    vm->coalesced_ports = vm->coalesced_memory && kvm_capability_value(vm->vm_fd, KVM_CAP_COALESCED_PIO) > 0;
     return 0;
 }
 
@@ -91,9 +93,47 @@ void kvm_vm_destroy(struct kvm_vm *vm)
     pthread_mutex_destroy(&vm->ring_lock);
 }
 
+static int set_user_memory_region(void *opaque, const struct kvm_userspace_memory_region *region)
+{
+    const struct kvm_vm *vm = opaque;
+    return ioctl(vm->vm_fd, KVM_SET_USER_MEMORY_REGION, region) < 0 ? -errno : 0;
+}
+
+static int set_ioeventfd(void *opaque, const struct kvm_ioeventfd *ioeventfd)
+{
+    const struct kvm_vm *vm = opaque;
+    return ioctl(vm->vm_fd, KVM_IOEVENTFD, ioeventfd) < 0 ? -errno : 0;
+}
+
+/* A zone that KVM cannot hold back needs nothing: its writes exit one by one. */
+static int change_coalesced(const struct kvm_vm *vm, unsigned long request,
+                            const struct kvm_coalesced_mmio_zone *zone)
+{
+    if (!(zone->pio ? vm->coalesced_ports : vm->coalesced_memory))
+        return 0;
+    return ioctl(vm->vm_fd, request, zone) < 0 ? -errno : 0;
+}
+
+static int register_coalesced(void *opaque, const struct kvm_coalesced_mmio_zone *zone)
+{
+    return change_coalesced(opaque, KVM_REGISTER_COALESCED_MMIO, zone);
+}
+
+static int unregister_coalesced(void *opaque, const struct kvm_coalesced_mmio_zone *zone)
+{
+    return change_coalesced(opaque, KVM_UNREGISTER_COALESCED_MMIO, zone);
+}
+
+const struct kvm_listener_ops kvm_vm_listener_ops = {
+    .set_user_memory_region = set_user_memory_region,
+    .ioeventfd = set_ioeventfd,
+    .register_coalesced = register_coalesced,
+    .unregister_coalesced = unregister_coalesced,
+};
+
 void kvm_vm_adopt_run_area(struct kvm_vm *vm, void *run_area)
 {
-    int page = ioctl(vm->vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_COALESCED_MMIO);
+    int page = kvm_capability_value(vm->vm_fd, KVM_CAP_COALESCED_MMIO);
     if (page > 0 && !vm->ring)
         vm->ring = (void *)((char *)run_area + page * sysconf(_SC_PAGESIZE));
 }

@@ -20,8 +20,8 @@ struct kvm_vm {
     int kvm_fd;
     int vm_fd;
     size_t run_size; /* of a vCPU's shared area */
-    unsigned slot_max;
-    bool coalesced_pio;
+    unsigned slots_max;
+    bool coalesced_memory, coalesced_ports; /* KVM can hold writes back */
     /* Writes that KVM holds back; NULL before the first vCPU. The consumer's side is guarded by `ring_lock`.
      */
     struct kvm_coalesced_mmio_ring *ring;

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "vmm/config.h"
 #include "vmm/kvm.h"
+#include "vmm/kvm_caps.h"
 #include "vmm/vcpu.h"
 #include "vmm/x86/board.h"
 #include "vmm/x86/boot.h"
@@ -69,9 +70,9 @@ static int create_vcpus(struct machine *machine, const struct boot_entry *entry,
 {
     struct cpuid_options options = {
         .cpus = machine->config.config->cpus,
-        .tsc_deadline = ioctl(machine->vm.kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_TSC_DEADLINE_TIMER) > 0,
+        .tsc_deadline = kvm_capability_value(machine->vm.kvm_fd, KVM_CAP_TSC_DEADLINE_TIMER) > 0,
     };
-    int most = ioctl(machine->vm.vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS);
+    int most = kvm_capability_value(machine->vm.vm_fd, KVM_CAP_MAX_VCPUS);
     if (most > 0 && options.cpus > (unsigned)most)
         return error_set(err, EINVAL,
                          "%u CPUs are more than the %d that this host's KVM can give: use --cpus %d or less",

@@ -281,6 +281,18 @@ static int add_devices(struct board *board, struct error *err)
     return result;
 }
 
+static int create_listeners(struct board *board, struct error *err)
+{
+    struct kvm_listener_config config = {
+        .ops = &kvm_vm_listener_ops,
+        .opaque = board->vm,
+        .slots_max = board->vm->slots_max,
+    };
+    int result = kvm_listener_create(board->memory_space, &config, &board->memory_listener, err);
+    config.ports = true;
+    return result < 0 ? result : kvm_listener_create(board->io_space, &config, &board->io_listener, err);
+}
+
 static int build(struct board *board, struct error *err)
 {
     int result = create_interrupt_controllers(board, err);
@@ -293,7 +305,9 @@ static int build(struct board *board, struct error *err)
     if (result == 0)
         result = add_devices(board, err);
     int committed = memory_transaction_commit(board->memory, result == 0 ? err : NULL);
-    return result < 0 ? result : committed;
+    if (result == 0)
+        result = committed;
+    return result < 0 ? result : create_listeners(board, err);
 }
 
 int board_create(const struct machine_config *config, struct kvm_vm *vm, struct machine *machine,
