@@ -380,9 +380,8 @@ sub TIEHASH { return bless {}, shift }
 sub FETCH
 {
     my (undef, $name) = @_;
-    my $path = "$ENV{GODWIT_GUESTS}/$name";
-    -e $path or Scenario::fail("there is no guest $name ($path)");
-    return $path;
+    my ($path) = grep { -e } map { "$_/$name" } split /:/, $ENV{GODWIT_GUESTS};
+    return $path // Scenario::fail("there is no guest $name in $ENV{GODWIT_GUESTS}");
 }
 
 1;
