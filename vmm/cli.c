@@ -22,7 +22,7 @@ static const struct command {
     {"host", "report what this host's KVM can do", host_main},
 };
 
-static const struct log messages = {.fd = STDERR_FILENO, .level = LOG_ERROR, .name = "godwit"};
+const struct log cli_log = {.fd = STDERR_FILENO, .level = LOG_ERROR, .name = "godwit"};
 
 static void print_version(FILE *out)
 {
@@ -112,13 +112,18 @@ void run_usage(FILE *out)
           out);
 }
 
+int cli_end_output(void)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return EXIT_STATUS_OK;
+    log_write(&cli_log, LOG_ERROR, "cannot write to standard output: %s", strerrordesc_np(errno));
+    return EXIT_STATUS_FAILED;
+}
+
 int cli_print(void (*usage)(FILE *out))
 {
     usage(stdout);
-    if (fflush(stdout) == 0 && !ferror(stdout))
-        return EXIT_STATUS_OK;
-    log_write(&messages, LOG_ERROR, "cannot write to standard output: %s", strerrordesc_np(errno));
-    return EXIT_STATUS_FAILED;
+    return cli_end_output();
 }
 
 static int unknown_command(const char *word)
@@ -128,10 +133,10 @@ static int unknown_command(const char *word)
         suggestion_consider(&suggestion, commands[i].name);
     const char *kind = *word == '-' ? "option" : "command";
     if (suggestion.nearest)
-        log_write(&messages, LOG_ERROR, "unknown %s '%.80s'; did you mean 'godwit %s'? (see 'godwit --help')",
+        log_write(&cli_log, LOG_ERROR, "unknown %s '%.80s'; did you mean 'godwit %s'? (see 'godwit --help')",
                   kind, word, suggestion.nearest);
     else
-        log_write(&messages, LOG_ERROR, "unknown %s '%.80s'; see 'godwit --help'", kind, word);
+        log_write(&cli_log, LOG_ERROR, "unknown %s '%.80s'; see 'godwit --help'", kind, word);
     return EXIT_STATUS_USAGE;
 }
 

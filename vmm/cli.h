@@ -8,6 +8,11 @@
 
 #include <stdio.h>
 
+struct log;
+
+/* Where commands put errors that come before any configuration: standard error. */
+extern const struct log cli_log;
+
 /*
  * Runs the command that `argv` names. Returns the exit status (vmm/exit_status.h): EXIT_STATUS_USAGE for an
  * unknown command, and otherwise the command's own. Blocks as long as the command.
@@ -19,6 +24,9 @@ int cli_main(int argc, char *argv[]);
  * be written. Blocks as standard output does.
  */
 int cli_print(void (*usage)(FILE *out));
+
+/* Ends what a command wrote to standard output. Returns the exit status, as cli_print() does. */
+int cli_end_output(void);
 
 /* Prints the commands of godwit with examples. */
 void cli_usage(FILE *out);

@@ -1,17 +1,12 @@
 #include "vmm/kvm_caps.h"
 
 #include <errno.h>
-#include <linux/kvm.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
 #include "base/error.h"
 #include "base/macros.h"
-
-#ifndef KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP
-#define KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP 225
-#endif
 
 #define REQUIRED(name, purpose)                                                                              \
     {                                                                                                        \

@@ -4,8 +4,13 @@
  */
 #pragma once
 
+#include <linux/kvm.h>
 #include <stdbool.h>
 #include <stddef.h>
+
+#ifndef KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP
+#define KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP 225 /* since Linux 6.2 */
+#endif
 
 struct error;
 

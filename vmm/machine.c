@@ -72,6 +72,7 @@ static int create_vcpus(struct machine *machine, const struct boot_entry *entry,
         .cpus = machine->config.config->cpus,
         .tsc_deadline = kvm_capability_value(machine->vm.kvm_fd, KVM_CAP_TSC_DEADLINE_TIMER) > 0,
     };
+    cpuid_host_brand(options.brand);
     int most = kvm_capability_value(machine->vm.vm_fd, KVM_CAP_MAX_VCPUS);
     if (most > 0 && options.cpus > (unsigned)most)
         return error_set(err, EINVAL,
