@@ -21,23 +21,25 @@ cached() {
 }
 
 # download META: fetch Debian package META, or the kernel package behind it, to the current directory. Should apt's package
-# lists be missing or too old, it works with new ones in the cache, which takes no privileges.
+# lists be missing or too old, it works with lists of its own in the cache, which takes no privileges.
 download() {
     local options=(-qq -o APT::Sandbox::User=root)
     [[ ! -t 2 ]] || options[0]=-q=0
     echo "fetching Debian's $1" >&2
-    try_download "$1" && return
-    echo "apt's package lists do not do: fetching new ones" >&2
+    try_download "$1" >&2 2>/dev/null && return
+    options+=(-o Dir::State::Lists="$cache/apt/lists" -o Dir::Cache="$cache/apt" -o Dir::Cache::pkgcache=
+        -o Dir::Cache::srcpkgcache= -o Acquire::Languages=none -o Acquire::GzipIndexes=true)
+    try_download "$1" >&2 2>/dev/null && return
+    echo "apt's package lists are missing or old: fetching new ones" >&2
     mkdir -p "$cache/apt/lists/partial" "$cache/apt/archives/partial"
-    options+=(-o Dir::State::Lists="$cache/apt/lists" -o Dir::Cache="$cache/apt")
     apt-get "${options[@]}" update >&2
-    try_download "$1"
+    try_download "$1" >&2
 }
 
 try_download() {
     local package
     package=$(apt-cache "${options[@]:1}" depends "$1" | sed -n 's/^  Depends: \(linux-image-.*\)/\1/p')
-    apt-get "${options[@]}" download "${package:-$1}" >&2
+    apt-get "${options[@]}" download "${package:-$1}"
 }
 
 # unpack_kernel META: leave vmlinuz, release (the version's name) and lib/modules of the kernel package behind META.
