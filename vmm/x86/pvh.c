@@ -93,8 +93,11 @@ int pvh_find_entry(struct image *image, const struct elf *elf, bool *found, uint
     int result = 0;
     *found = false;
     for (unsigned i = 0; !result && !*found && i < elf->count; i++) {
-        if (elf->segments[i].type == PT_NOTE)
-            result = search_notes(image, &elf->segments[i], found, entry, err);
+        if (elf->segments[i].type != PT_NOTE)
+            continue;
+        result = search_notes(image, &elf->segments[i], found, entry, err);
+        if (result)
+            error_prefix(err, result, "ELF program header %u (notes)", elf->segments[i].index);
     }
     return result;
 }
