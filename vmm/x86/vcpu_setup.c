@@ -59,10 +59,11 @@ static void set_msrs(struct vcpu *vcpu)
         {.index = MSR_IA32_MISC_ENABLE, .data = MISC_ENABLE_FAST_REP},
     };
     for (size_t i = 0; i < ARRAY_SIZE(firmware_msrs); i++) {
-        struct {
-            struct kvm_msrs header;
-            struct kvm_msr_entry entry;
-        } request = {.header.nmsrs = 1, .entry = firmware_msrs[i]};
+        union {
+            struct kvm_msrs msrs;
+            char room[sizeof(struct kvm_msrs) + sizeof(struct kvm_msr_entry)];
+        } request = {.msrs.nmsrs = 1};
+        request.msrs.entries[0] = firmware_msrs[i];
         ioctl(vcpu_fd(vcpu), KVM_SET_MSRS, &request);
     }
 }
