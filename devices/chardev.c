@@ -47,6 +47,8 @@ static void block(struct chardev *chardev)
 /* Writes until `out` is empty, or the descriptor is full or broken. With the lock. */
 static void flush_output(struct chardev *chardev)
 {
+    if (chardev->out.count == 0)
+        return;
     while (chardev->out.count > 0 && chardev->output >= 0 && !chardev->blocked) {
         const uint8_t *data;
         size_t count = ring_peek(&chardev->out, &data);

@@ -123,10 +123,14 @@ static void set_irq(struct serial *serial, bool level)
 }
 
 /* In loopback mode OUT2 is off whatever MCR says, and with it the interrupt. */
+static bool irq_connected(const struct serial *serial)
+{
+    return (serial->mcr & (MCR_OUT2 | MCR_LOOP)) == MCR_OUT2;
+}
+
 static void update_irq(struct serial *serial)
 {
-    bool connected = (serial->mcr & (MCR_OUT2 | MCR_LOOP)) == MCR_OUT2;
-    set_irq(serial, connected && interrupt_id(serial) != IIR_NONE);
+    set_irq(serial, irq_connected(serial) && interrupt_id(serial) != IIR_NONE);
 }
 
 static void receive(struct serial *serial)
@@ -137,6 +141,17 @@ static void receive(struct serial *serial)
     uint8_t data[FIFO_SIZE];
     size_t count = chardev_read(serial->config.chardev, data, capacity - serial->receiver.count);
     ring_put(&serial->receiver, data, count);
+}
+
+/*
+ * A guest that input would interrupt gets it. Any other has to ask (read_iir(), read_lsr()), and until then
+ * input waits outside: a driver that tries the registers out and empties the FIFOs as it starts must not lose
+ * what was typed before.
+ */
+static void receive_if_awaited(struct serial *serial)
+{
+    if ((serial->ier & IER_RECEIVED) && irq_connected(serial))
+        receive(serial);
 }
 
 /* Passes on what the character device takes. */
@@ -187,8 +202,8 @@ static uint8_t read_data(struct serial *serial)
 {
     uint8_t value = 0;
     ring_get(&serial->receiver, &value, 1);
-    if (serial->receiver.count == 0 && (serial->ier & IER_RECEIVED)) {
-        receive(serial);
+    if (serial->receiver.count == 0) {
+        receive_if_awaited(serial);
         if (serial->receiver.count > 0)
             set_irq(serial, false);
     }
@@ -197,17 +212,15 @@ static uint8_t read_data(struct serial *serial)
 
 static uint8_t read_iir(struct serial *serial)
 {
+    if (serial->ier & IER_RECEIVED)
+        receive(serial);
     uint8_t id = interrupt_id(serial);
     if (id == IIR_THRE)
         serial->thre_pending = false;
     return id | (fifo_enabled(serial) ? IIR_FIFO_ENABLED : 0);
 }
 
-/*
- * A guest that looks again although there was nothing to send and nothing received polls for input, and gets
- * it. Without that, and without the interrupt enabled, input waits outside: a driver that empties the FIFOs
- * as it starts must not lose what was typed before.
- */
+/* A guest that looks again although there was nothing to send and nothing received polls for input. */
 static uint8_t read_lsr(struct serial *serial)
 {
     if (serial->idle_seen)
@@ -277,8 +290,7 @@ static void write_ier(struct serial *serial, uint8_t value)
     if ((value & ~serial->ier & IER_THRE) && serial->transmitter.count == 0)
         serial->thre_pending = true;
     serial->ier = value;
-    if (value & IER_RECEIVED)
-        receive(serial);
+    receive_if_awaited(serial);
 }
 
 static void reset_transmitter(struct serial *serial)
@@ -301,16 +313,14 @@ static void write_fcr(struct serial *serial, uint8_t value)
     if (toggled || (value & FCR_RESET_TRANSMIT))
         reset_transmitter(serial);
     serial->fcr = value;
-    if (serial->ier & IER_RECEIVED)
-        receive(serial);
+    receive_if_awaited(serial);
 }
 
 static void write_mcr(struct serial *serial, uint8_t value)
 {
     serial->mcr = value & MCR_MASK;
     update_modem_status(serial);
-    if (serial->ier & IER_RECEIVED)
-        receive(serial);
+    receive_if_awaited(serial);
 }
 
 static void write_register(struct serial *serial, unsigned offset, uint8_t value)
@@ -371,8 +381,7 @@ static void input_readable(void *opaque)
 {
     struct serial *serial = opaque;
     pthread_mutex_lock(&serial->lock);
-    if (serial->ier & IER_RECEIVED)
-        receive(serial);
+    receive_if_awaited(serial);
     update_irq(serial);
     pthread_mutex_unlock(&serial->lock);
 }
