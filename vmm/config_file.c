@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -168,14 +169,23 @@ static int syntax_error(const char *path, const json_error_t *error, struct erro
     }
 }
 
+static bool is_blank(const char *text, size_t size)
+{
+    while (size > 0 && (*text == ' ' || *text == '\t' || *text == '\r' || *text == '\n')) {
+        text++;
+        size--;
+    }
+    return size == 0;
+}
+
 int config_file_parse(struct config *config, const char *path, const char *text, size_t size,
                       struct error *err)
 {
-    if (size == 0)
+    if (is_blank(text, size))
         return error_set(err, EBADMSG, "%s:1: the file is empty; write an object of options, or {} for none",
                          path);
     json_error_t error;
-    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
+    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
     if (!root)
         return syntax_error(path, &error, err);
     int result = apply(config, path, text, size, root, err);

@@ -147,7 +147,8 @@ Test(config_file, line_of_a_key)
 Test(config_file, broken_json)
 {
     refused("dir/vm.json:1: the file is empty", "");
-    refused("dir/vm.json:1:1: not JSON: '[' or '{' expected near end of file", " ");
+    refused("dir/vm.json:1: the file is empty", " \t\r\n\n");
+    refused("dir/vm.json:1: the file is a string, but must be an object", "\"kernel\"");
     refused("dir/vm.json:2:", "{\n\"memory\": }");
     refused("dir/vm.json:3:", "{\"memory\": \"1G\",\n\"cpus\": 1,\n}");
     refused("dir/vm.json:2:", "{\"memory\": \"1G\"}\nx");
