@@ -43,7 +43,6 @@ const struct kvm_capability kvm_capabilities[] = {
     OPTIONAL(SIGNAL_MSI, "message-signalled interrupts without a route"),
     OPTIONAL(TSC_DEADLINE_TIMER, "the guest's cheapest timer"),
     OPTIONAL(KVMCLOCK_CTRL, "telling a guest that it was paused"),
-    OPTIONAL(EXIT_ON_EMULATION_FAILURE, "the instruction in the report of a crash"),
     OPTIONAL(GET_TSC_KHZ, "moving a guest: the rate of its time stamp counter"),
     OPTIONAL(TSC_CONTROL, "keeping that rate on a host with another"),
     OPTIONAL(XSAVE2, "moving a guest: vector registers beyond 4 KiB (AMX)"),
