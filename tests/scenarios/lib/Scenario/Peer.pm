@@ -16,6 +16,7 @@ use constant {
     TIOCSPTLCK       => 0x40045431,
     TIOCSCTTY        => 0x540E,
     TIOCSWINSZ       => 0x5414,
+    TERMIOS_SIZE     => 36,
     CHUNK            => 1 << 16,
 };
 
@@ -107,9 +108,9 @@ sub open_terminal
 sub terminal_state
 {
     my ($self) = @_;
-    my $state = "\0" x 64;
+    my $state = '';
     ioctl $self->{terminal}, TCGETS, $state or die "TCGETS: $!\n";
-    return $state;
+    return substr $state, 0, TERMIOS_SIZE;
 }
 
 sub in_child
