@@ -149,7 +149,7 @@ sub connect
     my ($class, $name, $path) = @_;
     my $self = $class->new($name);
     socket my $socket, AF_UNIX, SOCK_STREAM, 0 or die "socket: $!\n";
-    CORE::connect $socket, pack_sockaddr_un($path) or return;
+    CORE::connect nonblocking($socket), pack_sockaddr_un($path) or return;
     $self->{out} = stream($socket, '|');
     $self->{input} = $socket;
     return $self;
