@@ -9,10 +9,12 @@
 #include "guest/lib/exit.h"
 #include "guest/lib/interrupt.h"
 #include "guest/lib/io.h"
+#include "guest/lib/kernel.h"
 #include "guest/lib/sequence.h"
 
 #define VECTOR_SERIAL       0x61
 #define END_OF_TRANSMISSION 4
+#define CHUNK_SIZE          1024
 #define RING_SIZE           4096
 
 /* Bytes between the interrupt handler and the program: one adds at `in`, the other takes at `out`. */
@@ -21,8 +23,14 @@ struct ring {
     volatile uint64_t in, out;
 };
 
+struct span {
+    uint8_t *bytes;
+    uint64_t size;
+};
+
 static struct ring ring;
 static volatile uint64_t overruns;
+static bool by_interrupt;
 
 static bool ring_is_full(void)
 {
@@ -99,39 +107,49 @@ static void handle_received(struct interrupt_frame *frame)
     lapic_end_of_interrupt();
 }
 
-static uint8_t next_polled(void)
+/* In kernel mode, where exits are cheap on every KVM: waits for a byte and takes what follows at once. */
+static uint64_t receive_available(uint64_t argument, struct interrupt_frame *caller)
 {
-    uint8_t byte;
+    struct span *span = (struct span *)argument;
+    uint64_t count = 0;
 
-    while (!receive(&byte))
+    while (!receive(&span->bytes[0]))
         __builtin_ia32_pause();
-    return byte;
+    do
+        count++;
+    while (count < span->size && receive(&span->bytes[count]));
+    return count;
 }
 
-static uint8_t next_by_interrupt(void)
+static uint64_t receive_by_interrupt(uint8_t *bytes, uint64_t size)
 {
-    uint8_t byte;
+    uint64_t count = 0;
 
-    while (!ring_take(&byte))
+    if (ring_is_empty())
         wait_while(ring_is_empty, IER_RECEIVED);
-    return byte;
+    while (count < size && ring_take(&bytes[count]))
+        count++;
+    return count;
 }
 
-static uint8_t (*receiver(void))(void)
+/* Waits for input and returns how many bytes came, at most `size`. */
+static uint64_t receive_some(uint8_t *bytes, uint64_t size)
 {
-    return argument_is("by", "irq", false) ? next_by_interrupt : next_polled;
+    struct span span = {bytes, size};
+
+    return by_interrupt ? receive_by_interrupt(bytes, size) : in_kernel(receive_available, (uint64_t)&span);
 }
 
 /* Receives `bytes` bytes and prints their checksum. */
 static int run_sum(uint64_t bytes)
 {
     static struct checksum sum;
-    uint8_t (*next)(void) = receiver();
+    uint8_t chunk[CHUNK_SIZE];
 
     checksum_begin(&sum);
     while (sum.length < bytes) {
-        uint8_t byte = next();
-        checksum_add(&sum, &byte, 1);
+        uint64_t left = bytes - sum.length;
+        checksum_add(&sum, chunk, receive_some(chunk, left < sizeof(chunk) ? left : sizeof(chunk)));
     }
     print("echo: cksum %u %lu, %lu overruns\n", checksum_end(&sum), sum.length, overruns);
     return overruns ? 1 : 0;
@@ -140,10 +158,10 @@ static int run_sum(uint64_t bytes)
 /* Sends back what comes, up to `bytes` bytes or an end of transmission (Ctrl-D). */
 static int run_echo(uint64_t bytes)
 {
-    uint8_t (*next)(void) = receiver();
+    uint8_t byte;
 
     for (uint64_t i = 0; i < bytes; i++) {
-        uint8_t byte = next();
+        receive_some(&byte, 1);
         if (byte == END_OF_TRANSMISSION)
             break;
         console_write(&byte, 1);
@@ -158,18 +176,29 @@ static void wait_for_transmitter(uint8_t bit)
         __builtin_ia32_pause();
 }
 
-static void flood_polled(const uint8_t *bytes, uint64_t count)
+static uint64_t send_polled(uint64_t argument, struct interrupt_frame *caller)
 {
-    for (uint64_t i = 0; i < count; i++) {
+    const struct span *span = (const struct span *)argument;
+
+    for (uint64_t i = 0; i < span->size; i++) {
         wait_for_transmitter(LSR_THRE);
-        out8(console_port() + UART_DATA, bytes[i]);
+        out8(console_port() + UART_DATA, span->bytes[i]);
     }
+    return 0;
 }
 
-static void flood_string(const uint8_t *bytes, uint64_t count)
+/* As many bytes at a time as the FIFO holds. */
+static uint64_t send_strings(uint64_t argument, struct interrupt_frame *caller)
 {
-    wait_for_transmitter(LSR_THRE);
-    out8_string(console_port() + UART_DATA, bytes, count);
+    const struct span *span = (const struct span *)argument;
+
+    for (uint64_t i = 0; i < span->size; i += UART_FIFO_SIZE) {
+        uint64_t left = span->size - i;
+        wait_for_transmitter(LSR_THRE);
+        out8_string(console_port() + UART_DATA, span->bytes + i,
+                    left < UART_FIFO_SIZE ? left : UART_FIFO_SIZE);
+    }
+    return 0;
 }
 
 /* Fills the transmitter's FIFO, once it is empty. Off with the interrupt when there is nothing to send. */
@@ -186,9 +215,9 @@ static void handle_empty(struct interrupt_frame *frame)
     lapic_end_of_interrupt();
 }
 
-static void flood_by_interrupt(const uint8_t *bytes, uint64_t count)
+static void send_by_interrupt(const uint8_t *bytes, uint64_t size)
 {
-    for (uint64_t i = 0; i < count; i++) {
+    for (uint64_t i = 0; i < size; i++) {
         while (!ring_add(bytes[i]))
             wait_while(ring_is_full, IER_THRE);
     }
@@ -197,15 +226,19 @@ static void flood_by_interrupt(const uint8_t *bytes, uint64_t count)
 /* Sends the first `bytes` bytes of seq(1), and nothing else. */
 static int run_flood(uint64_t bytes)
 {
-    bool by_interrupt = argument_is("by", "irq", false), by_string = argument_is("by", "string", false);
+    kernel_function *send = argument_is("by", "string", false) ? send_strings : send_polled;
     struct sequence text;
-    uint8_t chunk[UART_FIFO_SIZE];
+    uint8_t chunk[CHUNK_SIZE];
+    struct span span = {.bytes = chunk};
 
     sequence_begin(&text, 1);
-    for (uint64_t size; bytes > 0; bytes -= size) {
-        size = bytes < sizeof(chunk) ? bytes : sizeof(chunk);
-        sequence_read(&text, chunk, size);
-        (by_interrupt ? flood_by_interrupt : by_string ? flood_string : flood_polled)(chunk, size);
+    for (; bytes > 0; bytes -= span.size) {
+        span.size = bytes < sizeof(chunk) ? bytes : sizeof(chunk);
+        sequence_read(&text, chunk, span.size);
+        if (by_interrupt)
+            send_by_interrupt(chunk, span.size);
+        else
+            in_kernel(send, (uint64_t)&span);
     }
     if (by_interrupt)
         wait_while(ring_is_not_empty, IER_THRE);
@@ -228,7 +261,8 @@ int main(void)
     uint64_t bytes = argument_number("bytes", flood || sum ? 100000 : UINT64_MAX);
 
     console_use(COM1);
-    if (argument_is("by", "irq", false))
+    by_interrupt = argument_is("by", "irq", false);
+    if (by_interrupt)
         take_interrupts(flood);
     if (flood)
         return run_flood(bytes);

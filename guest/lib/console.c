@@ -5,6 +5,7 @@
 
 #include "guest/lib/apic.h"
 #include "guest/lib/io.h"
+#include "guest/lib/kernel.h"
 #include "guest/lib/string.h"
 #include "guest/lib/tree.h"
 
@@ -17,18 +18,33 @@ struct line {
     va_list values; /* still to be formatted */
 };
 
+struct span {
+    const uint8_t *bytes;
+    uint64_t size;
+};
+
 static struct {
     uint16_t port;
     bool locked;
 } console;
 
-void console_use(uint16_t port)
+/*
+ * Ports are written in kernel mode: where kernel mode is interpreted, its exits are cheap and those of user
+ * mode are dear.
+ */
+static uint64_t set_up(uint64_t port, struct interrupt_frame *caller)
 {
-    console.port = port;
     out8(port + UART_LCR, LCR_8N1);
     out8(port + UART_IER, 0);
     out8(port + UART_FCR, FCR_ENABLE);
     out8(port + UART_MCR, MCR_DTR_RTS | MCR_OUT2);
+    return 0;
+}
+
+void console_use(uint16_t port)
+{
+    console.port = port;
+    in_kernel(set_up, port);
 }
 
 uint16_t console_port(void)
@@ -36,16 +52,19 @@ uint16_t console_port(void)
     return console.port;
 }
 
-static void write_locked(const uint8_t *bytes, uint64_t size)
+static uint64_t write_bytes(uint64_t argument, struct interrupt_frame *caller)
 {
+    const struct span *span = (const struct span *)argument;
+
     if (!console.port)
         console_use(COM1);
-    for (uint64_t i = 0; i < size; i++) {
+    for (uint64_t i = 0; i < span->size; i++) {
         /* With its FIFO on, the transmitter takes 16 bytes once it is empty. */
         while (i % UART_FIFO_SIZE == 0 && !(in8(console.port + UART_LSR) & LSR_THRE))
             __builtin_ia32_pause();
-        out8(console.port + UART_DATA, bytes[i]);
+        out8(console.port + UART_DATA, span->bytes[i]);
     }
+    return 0;
 }
 
 void console_interrupt(uint8_t vector)
@@ -65,9 +84,11 @@ void console_unlock(void)
 
 void console_write(const void *bytes, uint64_t size)
 {
+    struct span span = {bytes, size};
+
     while (__atomic_test_and_set(&console.locked, __ATOMIC_ACQUIRE))
         __builtin_ia32_pause();
-    write_locked(bytes, size);
+    in_kernel(write_bytes, (uint64_t)&span);
     __atomic_clear(&console.locked, __ATOMIC_RELEASE);
 }
 
