@@ -203,6 +203,20 @@ static void forget_change(struct kvm_listener *self)
     self->added_count = 0;
 }
 
+/* Plans what to add, in `span`, when the doomed slots have gone. On failure nothing is planned or doomed. */
+static int plan(struct kvm_listener *self, const struct flat_view *view, struct span span, size_t doomed,
+                struct error *err)
+{
+    int result = cover_all(self, view, span, err);
+    if (!result)
+        result = reserve(self, doomed, err);
+    if (result)
+        forget_change(self);
+    else
+        number_slots(self);
+    return result;
+}
+
 static int prepare(struct memory_listener *listener, const struct memory_change *change, struct error *err)
 {
     struct kvm_listener *self = from_listener(listener);
@@ -210,13 +224,13 @@ static int prepare(struct memory_listener *listener, const struct memory_change 
         return 0;
     struct span span;
     size_t doomed = doom(self, change, &span);
-    int result = cover_all(self, change->new_view, span, err);
-    if (!result)
-        result = reserve(self, doomed, err);
-    if (result)
-        forget_change(self);
-    else
-        number_slots(self);
+    int result = plan(self, change->new_view, span, doomed, err);
+    if (result == -ENOSPC && self->count > doomed) {
+        /* Slots that grew piece by piece may fit when each range has one again. */
+        for (size_t i = 0; i < self->count; i++)
+            self->slots[i].doomed = true;
+        result = plan(self, change->new_view, (struct span){0, (__int128)MEMORY_SIZE_MAX}, self->count, err);
+    }
     return result;
 }
 

@@ -110,15 +110,20 @@ static void publish(struct memory *memory)
     memory_undo_forget(memory);
 }
 
+/* Tells the listeners of `space` and all later ones that nothing came of it, the last first. */
+static void abort_falling(struct address_space *space)
+{
+    if (!space)
+        return;
+    abort_falling(space->next);
+    listeners_abort(space);
+    flat_view_destroy((struct flat_view *)space->change.new_view);
+}
+
 static void roll_back(struct memory *memory, struct error *err)
 {
     listeners_undo(memory, err);
-    for (struct address_space *space = memory->spaces; space; space = space->next) {
-        if (!space->change.new_view)
-            continue;
-        listeners_abort(space);
-        flat_view_destroy((struct flat_view *)space->change.new_view);
-    }
+    abort_falling(memory->spaces);
     memory_undo_restore(memory);
 }
 

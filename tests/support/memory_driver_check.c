@@ -1,0 +1,144 @@
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "memory/flat_view.h"
+#include "memory/mtree.h"
+#include "memory/ram_block.h"
+#include "tests/support/memory_driver_internal.h"
+
+static void print_log(const char *name, const struct log *log)
+{
+    fprintf(stderr, "%s (side recorder stage: item)\n", name);
+    for (unsigned i = 0; i < log->count; i++) {
+        const struct entry *entry = &log->entries[i];
+        fprintf(stderr, "  %llu %llu %llu:", (unsigned long long)entry->side,
+                (unsigned long long)entry->recorder, (unsigned long long)entry->stage);
+        for (unsigned field = 0; field < 6; field++)
+            fprintf(stderr, " %llx", (unsigned long long)entry->item[field]);
+        fputc('\n', stderr);
+    }
+}
+
+void driver_fail(struct driver *driver, const char *file, int line, const char *what)
+{
+    fprintf(stderr, "%s:%d: not true: %s\n(error: %s; KVM: %s)\n", file, line, what, driver->err.message,
+            driver->kvm.rule);
+    mtree_print(driver->memory, stderr);
+    print_log("heard", &driver->log);
+    print_log("expected", &driver->expected);
+    abort();
+}
+
+static void check_view(struct driver *driver, const struct side *side)
+{
+    struct flat_view *view = flat_view_get(side->space);
+    const struct flat_range *range = flat_view_from(view, 0);
+    for (unsigned i = 0; i < side->shown.range_count; i++, range = flat_view_next(view, range)) {
+        const struct oracle_range *wanted = &side->shown.ranges[i];
+        EXPECT(driver, range != NULL);
+        EXPECT(driver, driver_node(driver, range->region) == (uint64_t)wanted->first.node);
+        EXPECT(driver, range->offset_in_region == wanted->first.offset);
+        EXPECT(driver, range->start == wanted->start && range->size == wanted->size);
+        EXPECT(driver, range->readonly == wanted->first.readonly);
+        EXPECT(driver, range->unmergeable == wanted->first.unmergeable);
+        EXPECT(driver, range->romd_mode == wanted->first.romd);
+    }
+    EXPECT(driver, range == NULL);
+    flat_view_put(view);
+}
+
+static char *host_of(const struct driver *driver, const struct oracle_answer *answer)
+{
+    const struct oracle_node *node = &driver->begun.nodes[answer->node];
+    return (char *)driver->block->host + node->block_offset + answer->offset;
+}
+
+/* What reading one byte must give. */
+static int expected_read(const struct driver *driver, const struct oracle_answer *answer, uint8_t *byte)
+{
+    *byte = 0xff;
+    if (answer->node == ORACLE_NONE)
+        return -ENXIO;
+    if (oracle_mapped(&driver->begun, answer, false)) {
+        *byte = (uint8_t)*host_of(driver, answer);
+        return 0;
+    }
+    if (driver->begun.nodes[answer->node].kind == MEMORY_REGION_RESERVATION)
+        return -ENXIO;
+    *byte = (uint8_t)(answer->offset + 16 * (uint64_t)answer->node);
+    return 0;
+}
+
+static void check_access(struct driver *driver, const struct side *side, uint64_t address)
+{
+    struct oracle_answer answer = oracle_ask(&driver->begun, side->root, address);
+    uint8_t wanted, byte = 0;
+    int result = expected_read(driver, &answer, &wanted);
+    EXPECT(driver, address_space_read(side->space, address, &byte, 1) == result);
+    EXPECT(driver, byte == wanted);
+    for (int write = 0; write < 2; write++) {
+        struct guest_mapping mapping;
+        bool mapped = oracle_mapped(&driver->begun, &answer, write);
+        EXPECT(driver, guest_map(side->space, address, 1, write, &mapping) == (mapped ? 0 : -EFAULT));
+        if (!mapped)
+            continue;
+        EXPECT(driver, mapping.count == 1 && mapping.iov[0].iov_base == host_of(driver, &answer));
+        guest_unmap(&mapping, 0);
+    }
+}
+
+void check_side(struct driver *driver, struct side *side)
+{
+    check_view(driver, side);
+    for (unsigned i = 0; i < driver->begun.units; i++)
+        check_access(driver, side, i * driver->begun.unit);
+}
+
+static bool kvm_has(const struct fake_kvm *kvm, const struct oracle_ioeventfd *wanted)
+{
+    for (size_t i = 0; i < kvm->ioeventfd_count; i++) {
+        const struct kvm_ioeventfd *found = &kvm->ioeventfds[i];
+        unsigned flags = wanted->match ? KVM_IOEVENTFD_FLAG_DATAMATCH : 0;
+        if (found->addr == wanted->place && found->len == wanted->length && found->fd == wanted->fd &&
+            found->flags == flags && found->datamatch == wanted->data)
+            return true;
+    }
+    return false;
+}
+
+static bool kvm_has_zone(const struct fake_kvm *kvm, const struct oracle_zone *wanted)
+{
+    for (size_t i = 0; i < kvm->zone_count; i++)
+        if (kvm->zones[i].addr == wanted->place && kvm->zones[i].size == wanted->size && !kvm->zones[i].pio)
+            return true;
+    return false;
+}
+
+static void check_slot(struct driver *driver, uint64_t address)
+{
+    struct oracle_answer answer = oracle_ask(&driver->begun, driver->sides[0].root, address);
+    const struct kvm_userspace_memory_region *slot = fake_kvm_find(&driver->kvm, address);
+    EXPECT(driver, !slot == !oracle_mapped(&driver->begun, &answer, false));
+    if (!slot)
+        return;
+    bool writable = oracle_mapped(&driver->begun, &answer, true);
+    EXPECT(driver, slot->flags == (writable ? 0 : KVM_MEM_READONLY));
+    EXPECT(driver,
+           slot->userspace_addr + (address - slot->guest_phys_addr) == (uintptr_t)host_of(driver, &answer));
+}
+
+void check_kvm(struct driver *driver)
+{
+    const struct oracle_view *view = &driver->sides[0].shown;
+    const struct fake_kvm *kvm = &driver->kvm;
+    EXPECT(driver, !kvm->broken);
+    for (unsigned i = 0; i < driver->begun.units; i++)
+        check_slot(driver, i * driver->begun.unit);
+    EXPECT(driver, kvm->ioeventfd_count == view->ioeventfd_count);
+    for (unsigned i = 0; i < view->ioeventfd_count; i++)
+        EXPECT(driver, kvm_has(kvm, &view->ioeventfds[i]));
+    EXPECT(driver, kvm->zone_count == view->zone_count);
+    for (unsigned i = 0; i < view->zone_count; i++)
+        EXPECT(driver, kvm_has_zone(kvm, &view->zones[i]));
+}

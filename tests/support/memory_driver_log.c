@@ -1,0 +1,331 @@
+#include <errno.h>
+#include <string.h>
+
+#include "base/macros.h"
+#include "tests/support/memory_driver_internal.h"
+
+static struct recorder *from_listener(struct memory_listener *listener)
+{
+    return container_of(listener, struct recorder, listener);
+}
+
+static void append(struct driver *driver, struct log *log, const struct recorder *recorder, enum stage stage,
+                   const uint64_t item[6])
+{
+    EXPECT(driver, log->count < LOG_MAX);
+    struct entry *entry = &log->entries[log->count++];
+    *entry = (struct entry){recorder->side, recorder->number, stage, {0}};
+    if (item)
+        memcpy(entry->item, item, sizeof(entry->item));
+}
+
+/* Notes a call, and fails it if it is to fail. Every call sees the old view published until the commit. */
+static int heard(struct memory_listener *listener, const struct memory_change *change, enum stage stage,
+                 const uint64_t item[6], struct error *err)
+{
+    struct recorder *self = from_listener(listener);
+    struct driver *driver = self->driver;
+    append(driver, &driver->log, self, stage, item);
+    EXPECT(driver, change->old_view != change->new_view && change->start < change->end);
+    EXPECT(driver, memory_region_set_enabled(&driver->regions[0], false, NULL) == -EBUSY);
+    bool final = stage == COMMIT || stage == ABORT;
+    if (final || driver->failed || driver->log.count != driver->fail_at)
+        return 0;
+    driver->failed = true;
+    return error_set(err, EREMOTEIO, "injected");
+}
+
+static int prepare(struct memory_listener *listener, const struct memory_change *change, struct error *err)
+{
+    return heard(listener, change, PREPARE, NULL, err);
+}
+
+static int heard_zone(struct memory_listener *listener, const struct memory_change *change, enum stage stage,
+                      const struct flat_zone *zone, struct error *err)
+{
+    uint64_t item[6] = {zone->address, (uint64_t)zone->size, (uint64_t)(zone->size >> 64)};
+    return heard(listener, change, stage, item, err);
+}
+
+static int zone_del(struct memory_listener *listener, const struct memory_change *change,
+                    const struct flat_zone *zone, struct error *err)
+{
+    return heard_zone(listener, change, ZONE_DEL, zone, err);
+}
+
+static int zone_add(struct memory_listener *listener, const struct memory_change *change,
+                    const struct flat_zone *zone, struct error *err)
+{
+    return heard_zone(listener, change, ZONE_ADD, zone, err);
+}
+
+static uint64_t attributes(bool readonly, bool unmergeable, bool romd)
+{
+    return readonly | unmergeable << 1 | romd << 2;
+}
+
+static int heard_range(struct memory_listener *listener, const struct memory_change *change, enum stage stage,
+                       const struct flat_range *range, struct error *err)
+{
+    uint64_t item[6] = {
+        driver_node(from_listener(listener)->driver, range->region),
+        range->offset_in_region,
+        range->start,
+        (uint64_t)range->size,
+        (uint64_t)(range->size >> 64),
+        attributes(range->readonly, range->unmergeable, range->romd_mode),
+    };
+    return heard(listener, change, stage, item, err);
+}
+
+static int range_del(struct memory_listener *listener, const struct memory_change *change,
+                     const struct flat_range *range, struct error *err)
+{
+    return heard_range(listener, change, RANGE_DEL, range, err);
+}
+
+static int range_add(struct memory_listener *listener, const struct memory_change *change,
+                     const struct flat_range *range, struct error *err)
+{
+    return heard_range(listener, change, RANGE_ADD, range, err);
+}
+
+static int heard_ioeventfd(struct memory_listener *listener, const struct memory_change *change,
+                           enum stage stage, const struct flat_ioeventfd *ioeventfd, struct error *err)
+{
+    uint64_t item[6] = {ioeventfd->address, ioeventfd->length, ioeventfd->match, ioeventfd->data,
+                        (uint64_t)ioeventfd->fd};
+    return heard(listener, change, stage, item, err);
+}
+
+static int ioeventfd_del(struct memory_listener *listener, const struct memory_change *change,
+                         const struct flat_ioeventfd *ioeventfd, struct error *err)
+{
+    return heard_ioeventfd(listener, change, IOEVENTFD_DEL, ioeventfd, err);
+}
+
+static int ioeventfd_add(struct memory_listener *listener, const struct memory_change *change,
+                         const struct flat_ioeventfd *ioeventfd, struct error *err)
+{
+    return heard_ioeventfd(listener, change, IOEVENTFD_ADD, ioeventfd, err);
+}
+
+static int apply(struct memory_listener *listener, const struct memory_change *change, struct error *err)
+{
+    return heard(listener, change, APPLY, NULL, err);
+}
+
+static int revert(struct memory_listener *listener, const struct memory_change *change, struct error *err)
+{
+    return heard(listener, change, REVERT, NULL, err);
+}
+
+static void commit(struct memory_listener *listener, const struct memory_change *change)
+{
+    heard(listener, change, COMMIT, NULL, NULL);
+}
+
+static void abort_change(struct memory_listener *listener, const struct memory_change *change)
+{
+    heard(listener, change, ABORT, NULL, NULL);
+}
+
+const struct memory_listener_ops recorder_ops = {
+    .prepare = prepare,
+    .coalesced_del = zone_del,
+    .range_del = range_del,
+    .range_add = range_add,
+    .coalesced_add = zone_add,
+    .ioeventfd_del = ioeventfd_del,
+    .ioeventfd_add = ioeventfd_add,
+    .apply = apply,
+    .revert = revert,
+    .commit = commit,
+    .abort = abort_change,
+};
+
+void log_expect(struct driver *driver, const struct recorder *recorder, enum stage stage)
+{
+    append(driver, &driver->expected, recorder, stage, NULL);
+}
+
+/* Those whom a step goes to. */
+struct audience {
+    struct driver *driver;
+    struct recorder *const *recorders;
+    unsigned count;
+};
+
+static void expect_item(const struct audience *audience, enum stage stage, bool falling,
+                        const uint64_t item[6])
+{
+    for (unsigned i = 0; i < audience->count; i++) {
+        unsigned at = falling ? audience->count - 1 - i : i;
+        append(audience->driver, &audience->driver->expected, audience->recorders[at], stage, item);
+    }
+}
+
+static bool has_range(const struct oracle_view *view, const struct oracle_range *range)
+{
+    for (unsigned i = 0; i < view->range_count; i++)
+        if (oracle_range_equal(&view->ranges[i], range))
+            return true;
+    return false;
+}
+
+static void expect_ranges(const struct audience *audience, const struct oracle_view *of,
+                          const struct oracle_view *without, enum stage stage)
+{
+    for (unsigned i = 0; i < of->range_count; i++) {
+        const struct oracle_range *range = &of->ranges[i];
+        const struct oracle_answer *first = &range->first;
+        uint64_t item[6] = {
+            (uint64_t)first->node,
+            first->offset,
+            range->start,
+            (uint64_t)range->size,
+            (uint64_t)(range->size >> 64),
+            attributes(first->readonly, first->unmergeable, first->romd),
+        };
+        if (!has_range(without, range))
+            expect_item(audience, stage, stage == RANGE_DEL, item);
+    }
+}
+
+static bool zone_equal(const struct oracle_zone *a, const struct oracle_zone *b)
+{
+    return a->place == b->place && a->size == b->size;
+}
+
+static bool has_zone(const struct oracle_view *view, const struct oracle_zone *zone)
+{
+    for (unsigned i = 0; i < view->zone_count; i++)
+        if (zone_equal(&view->zones[i], zone))
+            return true;
+    return false;
+}
+
+static void expect_zones(const struct audience *audience, const struct oracle_view *of,
+                         const struct oracle_view *without, enum stage stage)
+{
+    for (unsigned i = 0; i < of->zone_count; i++) {
+        const struct oracle_zone *zone = &of->zones[i];
+        uint64_t item[6] = {zone->place, (uint64_t)zone->size, (uint64_t)(zone->size >> 64)};
+        if (!has_zone(without, zone))
+            expect_item(audience, stage, stage == ZONE_DEL, item);
+    }
+}
+
+static bool has_ioeventfd(const struct oracle_view *view, const struct oracle_ioeventfd *ioeventfd)
+{
+    for (unsigned i = 0; i < view->ioeventfd_count; i++)
+        if (oracle_ioeventfd_equal(&view->ioeventfds[i], ioeventfd))
+            return true;
+    return false;
+}
+
+static void expect_ioeventfds(const struct audience *audience, const struct oracle_view *of,
+                              const struct oracle_view *without, enum stage stage)
+{
+    for (unsigned i = 0; i < of->ioeventfd_count; i++) {
+        const struct oracle_ioeventfd *found = &of->ioeventfds[i];
+        uint64_t item[6] = {found->place, found->length, found->match, found->data, (uint64_t)found->fd};
+        if (!has_ioeventfd(without, found))
+            expect_item(audience, stage, stage == IOEVENTFD_DEL, item);
+    }
+}
+
+void log_expect_prepare(struct driver *driver, unsigned side)
+{
+    for (unsigned i = 0; i < driver->sides[side].order_count; i++)
+        log_expect(driver, driver->sides[side].order[i], PREPARE);
+}
+
+void log_expect_steps(struct driver *driver, unsigned side, const struct oracle_view *old,
+                      const struct oracle_view *new, struct recorder *const *recorders, unsigned count)
+{
+    const struct audience audience = {driver, recorders, count};
+    expect_zones(&audience, old, new, ZONE_DEL);
+    expect_ranges(&audience, old, new, RANGE_DEL);
+    expect_ranges(&audience, new, old, RANGE_ADD);
+    expect_zones(&audience, new, old, ZONE_ADD);
+    expect_ioeventfds(&audience, old, new, IOEVENTFD_DEL);
+    expect_ioeventfds(&audience, new, old, IOEVENTFD_ADD);
+    expect_item(&audience, APPLY, false, NULL);
+}
+
+void log_expect_commit(struct driver *driver, unsigned side)
+{
+    for (unsigned i = 0; i < driver->sides[side].order_count; i++)
+        log_expect(driver, driver->sides[side].order[i], COMMIT);
+}
+
+static enum stage opposite(enum stage stage)
+{
+    switch (stage) {
+    case ZONE_DEL:
+        return ZONE_ADD;
+    case ZONE_ADD:
+        return ZONE_DEL;
+    case RANGE_DEL:
+        return RANGE_ADD;
+    case RANGE_ADD:
+        return RANGE_DEL;
+    case IOEVENTFD_DEL:
+        return IOEVENTFD_ADD;
+    case IOEVENTFD_ADD:
+        return IOEVENTFD_DEL;
+    case APPLY:
+        return REVERT;
+    default:
+        return stage;
+    }
+}
+
+void log_expect_failure(struct driver *driver)
+{
+    struct log *log = &driver->expected;
+    unsigned done = driver->fail_at - 1;
+    log->count = driver->fail_at;
+    for (unsigned i = done; i-- > 0;) {
+        struct entry entry = log->entries[i];
+        EXPECT(driver, log->count < LOG_MAX);
+        entry.stage = opposite((enum stage)entry.stage);
+        if (entry.stage != PREPARE)
+            log->entries[log->count++] = entry;
+    }
+    for (unsigned i = done; i-- > 0;) {
+        struct entry entry = log->entries[i];
+        EXPECT(driver, log->count < LOG_MAX);
+        if (entry.stage != PREPARE)
+            continue;
+        entry.stage = ABORT;
+        log->entries[log->count++] = entry;
+    }
+}
+
+void log_check(struct driver *driver)
+{
+    EXPECT(driver, driver->log.count == driver->expected.count);
+    EXPECT(driver, memcmp(driver->log.entries, driver->expected.entries,
+                          driver->log.count * sizeof(struct entry)) == 0);
+    driver->log.count = 0;
+    driver->expected.count = 0;
+}
+
+bool oracle_view_equal(const struct oracle_view *a, const struct oracle_view *b)
+{
+    if (a->range_count != b->range_count || a->zone_count != b->zone_count ||
+        a->ioeventfd_count != b->ioeventfd_count)
+        return false;
+    for (unsigned i = 0; i < a->range_count; i++)
+        if (!oracle_range_equal(&a->ranges[i], &b->ranges[i]))
+            return false;
+    for (unsigned i = 0; i < a->zone_count; i++)
+        if (!zone_equal(&a->zones[i], &b->zones[i]))
+            return false;
+    for (unsigned i = 0; i < a->ioeventfd_count; i++)
+        if (!oracle_ioeventfd_equal(&a->ioeventfds[i], &b->ioeventfds[i]))
+            return false;
+    return true;
+}
