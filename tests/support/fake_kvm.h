@@ -12,8 +12,8 @@
 
 #include "memory/kvm_listener.h"
 
-#define FAKE_KVM_SLOTS_MAX 512
-#define FAKE_KVM_ITEMS_MAX 1024
+#define FAKE_KVM_SLOTS_MAX 128
+#define FAKE_KVM_ITEMS_MAX 256
 
 struct fake_kvm {
     unsigned slots_max; /* set it before use, to FAKE_KVM_SLOTS_MAX or less */

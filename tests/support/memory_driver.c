@@ -131,6 +131,7 @@ static void settle(struct driver *driver, int result)
     driver->failed = false;
     driver->fail_at = driver->kvm.fail_at = 0;
     driver->kvm_begun = driver->kvm;
+    driver->settled = true;
 }
 
 /* A call that changes the tree has returned; the model has changed if that was predicted (0). */
@@ -644,8 +645,9 @@ void memory_driver_run(const uint8_t *data, size_t size)
     start(driver);
     while (driver->left) {
         operations[pick(driver, sizeof(operations) / sizeof(operations[0]))](driver);
-        if (!driver->depth)
+        if (driver->settled)
             check(driver);
+        driver->settled = false;
     }
     finish(driver);
     free(driver);

@@ -75,6 +75,7 @@ struct driver {
     struct log log, expected;
     unsigned fail_at; /* the call of a recorder, counted from 1, that fails; 0: none */
     bool failed;      /* it has */
+    bool settled;     /* a transaction has ended since the last check */
     struct error err;
 };
 
