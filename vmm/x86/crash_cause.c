@@ -18,6 +18,7 @@
 #define VMX_INVALID_GUEST_STATE 0x80000021
 #define VMX_INVALID_MSR         0x80000022
 #define SVM_INVALID             UINT64_MAX
+#define SVM_INVALID_32          UINT32_MAX /* from kernels that keep 32 bits of the exit code */
 
 /* Where a CPU is after a reset. */
 #define RESET_RIP               0xFFF0
@@ -29,6 +30,9 @@
 #define REMEDY_BUG                                                                                           \
     "this is a fault of godwit, KVM or the host rather than of the guest: please report it with this text "  \
     "and the end of the host's kernel log (dmesg)"
+#define REMEDY_STATE                                                                                          \
+    "check what the guest loads into its segment and control registers; if it runs elsewhere, please report " \
+    "this text as a fault of godwit or KVM"
 #define REMEDY_HARDWARE                                                                                      \
     "run the guest on a host whose KVM has virtualization hardware (Intel VMX or AMD SVM), or in an "        \
     "emulated machine that has (godwit's \"./dev rig\" makes one)"
@@ -88,9 +92,19 @@ static size_t bytes_from_exit(const struct crash_info *crash, uint8_t bytes[INST
     return size;
 }
 
+/* After a triple fault KVM resets a vCPU on an AMD CPU, which does not keep its state. */
+static bool was_reset(const struct crash_info *crash)
+{
+    return !crash->run_error && crash->run.exit_reason == KVM_EXIT_SHUTDOWN && crash->regs.rip == RESET_RIP &&
+           crash->sregs.cs.base == RESET_CS_BASE && !(crash->sregs.cr0 & CR0_PE);
+}
+
 void crash_find_site(const struct crash_info *crash, struct address_space *memory, struct crash_site *site)
 {
-    *site = (struct crash_site){.linear = linear_rip(crash)};
+    *site = (struct crash_site){.known = crash->has_registers && !was_reset(crash)};
+    if (!site->known)
+        return;
+    site->linear = linear_rip(crash);
     site->translated = linear_translate(&crash->sregs, memory, site->linear, &site->physical);
     site->size = bytes_from_exit(crash, site->bytes);
     if (site->size == 0)
@@ -114,12 +128,6 @@ static bool is_lost(const struct crash_site *site, struct crash_cause *cause)
     return true;
 }
 
-static bool was_reset(const struct crash_info *crash)
-{
-    return crash->regs.rip == RESET_RIP && crash->sregs.cs.base == RESET_CS_BASE &&
-           !(crash->sregs.cr0 & CR0_PE);
-}
-
 static bool has_no_idt(const struct crash_info *crash)
 {
     size_t gate = crash->sregs.efer & EFER_LMA ? GATE_SIZE_LONG : GATE_SIZE_PROTECTED;
@@ -138,7 +146,7 @@ static void judge_triple_fault(const struct crash_info *crash, const struct cras
     WHAT(cause, "triple fault");
     REMEDY(cause, REMEDY_TRIPLE);
     uint64_t stack = linear_rsp(crash) - sizeof(uint64_t);
-    if (was_reset(crash))
+    if (!site->known)
         WHY(cause, "an exception could not be delivered, nor the one that this caused; an AMD CPU resets the "
                    "registers then, so those below say nothing about the guest");
     else if (is_lost(site, cause))
@@ -217,6 +225,21 @@ static void judge_internal_error(const struct crash_info *crash, const struct cr
     }
 }
 
+/* The states that the manuals forbid and a guest reaches most easily (APM 2, 15.5.1; SDM 3C, 27.3.1). */
+static const char *forbidden_state(const struct kvm_sregs *sregs)
+{
+    bool long_mode = (sregs->efer & EFER_LME) && (sregs->cr0 & CR0_PG);
+    if ((sregs->cr0 & CR0_PG) && !(sregs->cr0 & CR0_PE))
+        return "paging is on without protected mode";
+    if ((sregs->cr0 & CR0_NW) && !(sregs->cr0 & CR0_CD))
+        return "CR0.NW is set without CR0.CD";
+    if (long_mode && !(sregs->cr4 & CR4_PAE))
+        return "long mode is on without CR4.PAE";
+    if (long_mode && sregs->cs.l && sregs->cs.db)
+        return "the code segment is both 64-bit (L) and 32-bit (D)";
+    return "which part of it is not plain to see";
+}
+
 static void judge_refused_entry(const struct crash_info *crash, struct crash_cause *cause)
 {
     uint64_t reason = crash->run.fail_entry.hardware_entry_failure_reason;
@@ -226,7 +249,9 @@ static void judge_refused_entry(const struct crash_info *crash, struct crash_cau
     switch (reason) {
     case VMX_INVALID_GUEST_STATE:
     case SVM_INVALID:
-        WHY(cause, "the guest's state, some of which is below, is not one that a CPU can be in");
+    case SVM_INVALID_32:
+        WHY(cause, "the guest's state is not one that a CPU can be in: %s", forbidden_state(&crash->sregs));
+        REMEDY(cause, REMEDY_STATE);
         break;
     case VMX_INVALID_MSR:
         WHY(cause, "one of the MSRs to be loaded for the guest has a value that the CPU refuses");

@@ -14,6 +14,7 @@ struct crash_info;
 
 /* The instruction at which the vCPU stands, as far as it can be found. */
 struct crash_site {
+    bool known; /* KVM and the CPU kept where that is; nothing else is set otherwise */
     uint64_t linear;
     int translated; /* result of linear_translate() */
     uint64_t physical;

@@ -258,7 +258,7 @@ static void print_headline(FILE *out, const struct crash_info *crash, const stru
                            const struct crash_cause *cause)
 {
     fprintf(out, "godwit: the guest crashed: vCPU %u: %s", crash->vcpu, cause->what);
-    if (crash->has_registers)
+    if (site->known)
         fprintf(out, " at 0x%llx%s%s", (unsigned long long)site->linear, site->decoded ? ": " : "",
                 site->decoded ? site->instruction.text : "");
     fputc('\n', out);
@@ -266,10 +266,9 @@ static void print_headline(FILE *out, const struct crash_info *crash, const stru
 
 void crash_report_write(const struct crash_info *crash, struct address_space *memory, FILE *out)
 {
-    struct crash_site site = {0};
+    struct crash_site site;
     struct crash_cause cause;
-    if (crash->has_registers)
-        crash_find_site(crash, memory, &site);
+    crash_find_site(crash, memory, &site);
     crash_find_cause(crash, &site, memory, &cause);
     print_headline(out, crash, &site, &cause);
     print_paragraph(out, "Cause", cause.why);

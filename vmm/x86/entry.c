@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/macros.h"
 #include "memory/address_space.h"
+#include "vmm/x86/cpu_bits.h"
 #include "vmm/x86/layout.h"
 
 #define PAGE_SIZE      4096
@@ -15,13 +16,6 @@
 #define PAGE_WRITE     (1 << 1)
 #define PAGE_LARGE     (1 << 7)
 
-#define CR0_PE         (1u << 0)
-#define CR0_ET         (1u << 4)
-#define CR0_NE         (1u << 5)
-#define CR0_PG         (1u << 31)
-#define CR4_PAE        (1u << 5)
-#define EFER_LME       (1u << 8)
-#define EFER_LMA       (1u << 10)
 #define RFLAGS_INITIAL 2
 
 /* Selectors: index into the GDT times 8. */

@@ -191,7 +191,8 @@ Test(crash_report, triple_fault_of_which_the_cpu_kept_nothing)
     crash.regs.rip = 0xFFF0;
     crash.sregs.cs.base = 0xFFFF0000;
     crash.sregs.cr0 = 0x60000010;
-    EXPECT(&crash, "triple fault", "an AMD CPU resets the registers then", "Registers (real mode");
+    EXPECT(&crash, "vCPU 0: triple fault Cause", "an AMD CPU resets the registers then",
+           "Registers (real mode");
 }
 
 Test(crash_report, refused_entry)
@@ -201,9 +202,6 @@ Test(crash_report, refused_entry)
         uint64_t reason;
         const char *text;
     } cases[] = {
-        {0x80000021, "hardware reason 0x80000021 at 0x5100"},
-        {0x80000021, "is not one that a CPU can be in"},
-        {UINT64_MAX, "is not one that a CPU can be in"},
         {0x80000022, "one of the MSRs"},
         {7, "KVM set up the virtual CPU wrongly"},
         {12345, "manual of the host's CPU"},
@@ -213,6 +211,25 @@ Test(crash_report, refused_entry)
         crash.run.fail_entry.hardware_entry_failure_reason = cases[i].reason;
         EXPECT(&crash, "CPU 5 of the host refused to enter the guest", cases[i].text, "please report it");
     }
+}
+
+Test(crash_report, forbidden_state)
+{
+    const uint64_t reasons[] = {0x80000021, UINT64_MAX, UINT32_MAX};
+    struct crash_info crash = long_mode_crash(KVM_EXIT_FAIL_ENTRY);
+    for (size_t i = 0; i < ARRAY_SIZE(reasons); i++) {
+        crash.run.fail_entry.hardware_entry_failure_reason = reasons[i];
+        EXPECT(&crash, "not one that a CPU can be in: which part", "segment and control registers");
+    }
+    EXPECT(&crash, "hardware reason 0xffffffff at 0x5100: popcnt");
+    crash.sregs.cs.db = 1;
+    EXPECT(&crash, "both 64-bit (L) and 32-bit (D)");
+    crash.sregs.cr4 = 0;
+    EXPECT(&crash, "long mode is on without CR4.PAE");
+    crash.sregs.cr0 |= 1u << 29;
+    EXPECT(&crash, "CR0.NW is set without CR0.CD");
+    crash.sregs.cr0 &= ~1u;
+    EXPECT(&crash, "paging is on without protected mode");
 }
 
 Test(crash_report, internal_errors)
