@@ -52,8 +52,8 @@ static _Noreturn void guard(const struct terminal *terminal, int socket)
     for (size_t i = 0; i < ARRAY_SIZE(ignored); i++)
         signal(ignored[i], SIG_IGN);
     setsid();
-    prctl(PR_SET_NAME, "tty-guardian");
     keep_two(socket, terminal->fd);
+    prctl(PR_SET_NAME, "tty-guardian");
     char done;
     ssize_t count;
     do {
