@@ -156,8 +156,8 @@ Test(acpi, acpica_reads_what_it_would_write)
 static bool disassembly_has(const char *table, const char *text)
 {
     static char output[1 << 20];
-    run("iasl -d %s.dat >/dev/null 2>&1 && sed 's|//.*||; s|/\\*.*\\*/||' %s.dsl | tr -d ' \\n'", table, output,
-        sizeof(output));
+    run("iasl -d %s.dat >/dev/null 2>&1 && sed 's|//.*||; s|/\\*.*\\*/||' %s.dsl | tr -d ' \\n'", table,
+        output, sizeof(output));
     return strstr(output, text) != NULL;
 }
 
