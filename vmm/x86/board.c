@@ -89,7 +89,11 @@ static struct shutdown_handler shutdown_handler(struct board *board)
     return (struct shutdown_handler){.request = guest_requests, .opaque = board};
 }
 
-/* The TSS and identity map are where Intel's virtual 8086 mode keeps its own; they must be outside of RAM. */
+/*
+ * The TSS and identity map are where Intel's virtual 8086 mode keeps its own; they must be outside of RAM.
+ * All this comes after the slots: it puts KVM's own devices on its buses, and a slot that is set afterwards
+ * waits up to 12 ms for a grace period of RCU.
+ */
 static int create_interrupt_controllers(struct board *board, struct error *err)
 {
     int fd = board->vm->vm_fd;
@@ -295,9 +299,7 @@ static int create_listeners(struct board *board, struct error *err)
 
 static int build(struct board *board, struct error *err)
 {
-    int result = create_interrupt_controllers(board, err);
-    if (result == 0)
-        result = create_roots(board, err);
+    int result = create_roots(board, err);
     if (result < 0)
         return result;
     memory_transaction_begin(board->memory);
@@ -307,7 +309,9 @@ static int build(struct board *board, struct error *err)
     int committed = memory_transaction_commit(board->memory, result == 0 ? err : NULL);
     if (result == 0)
         result = committed;
-    return result < 0 ? result : create_listeners(board, err);
+    if (result == 0)
+        result = create_listeners(board, err);
+    return result < 0 ? result : create_interrupt_controllers(board, err);
 }
 
 int board_create(const struct machine_config *config, struct kvm_vm *vm, struct machine *machine,
