@@ -164,7 +164,7 @@ static int syntax_error(const char *path, const json_error_t *error, struct erro
         return error_set(err, EBADMSG, "%s:%d:%d: \\u0000 has no place in a string; remove it", path,
                          error->line, error->column);
     default:
-        return error_set(err, EBADMSG, "%s:%d:%d: not JSON: %s", path, error->line, error->column,
+        return error_set(err, EBADMSG, "%s:%d:%d: invalid JSON: %s", path, error->line, error->column,
                          error->text);
     }
 }

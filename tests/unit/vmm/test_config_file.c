@@ -152,15 +152,15 @@ Test(config_file, broken_json)
     refused("dir/vm.json:2:", "{\n\"memory\": }");
     refused("dir/vm.json:3:", "{\"memory\": \"1G\",\n\"cpus\": 1,\n}");
     refused("dir/vm.json:2:", "{\"memory\": \"1G\"}\nx");
-    refused("not JSON", "{\"memory\": \"1G");
-    refused("not JSON", "{'memory': 1}");
-    refused("not JSON", "{\"memory\": 1e400}");
-    refused("not JSON: too big integer", "{\"memory\": 99999999999999999999}");
-    refused("not JSON: unable to decode byte 0xff", "{\"name\": \"\xFF\"}");
+    refused("invalid JSON", "{\"memory\": \"1G");
+    refused("invalid JSON", "{'memory': 1}");
+    refused("invalid JSON", "{\"memory\": 1e400}");
+    refused("invalid JSON: too big integer", "{\"memory\": 99999999999999999999}");
+    refused("invalid JSON: unable to decode byte 0xff", "{\"name\": \"\xFF\"}");
     refused("\\u0000 has no place in a string", "{\"name\": \"a\\u0000b\"}");
     refused("\\u0000 has no place in a string", "{\"na\\u0000me\": \"a\"}");
-    refused_bytes("not JSON", "{\"name\": \"a\0b\"}", 15);
-    refused_bytes("not JSON", "\0\0\0\0", 4);
+    refused_bytes("invalid JSON", "{\"name\": \"a\0b\"}", 15);
+    refused_bytes("invalid JSON", "\0\0\0\0", 4);
     refused("dir/vm.json:3:", "{\n\"cpus\": 1,\n\"cpus\": 2}");
 }
 
@@ -172,7 +172,7 @@ Test(config_file, deep_nesting)
     char *text = malloc(DEPTH + 1);
     memset(text, '[', DEPTH);
     text[DEPTH] = 0;
-    refused("not JSON: maximum parsing depth reached", text);
+    refused("invalid JSON: maximum parsing depth reached", text);
     free(text);
 }
 
@@ -248,7 +248,7 @@ Test(config_file_disk, error_is_printable)
     write_file("vm.json", "{\"a\\nb\\u001b[0m\\u009b\\u00e9\": 0}");
     refused_file(-EBADMSG, "vm.json:1: unknown key \"a?b?[0m??\xC3\xA9\"", "vm.json");
     write_file("vm.json", "{\"name\": \"\n\33[0m");
-    refused_file(-EBADMSG, "vm.json:1:10: not JSON: unexpected newline", "vm.json");
+    refused_file(-EBADMSG, "vm.json:1:10: invalid JSON: unexpected newline", "vm.json");
 }
 
 /* What configs/ shows people works; the files it names need not be there yet. */
