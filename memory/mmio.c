@@ -28,12 +28,10 @@ static unsigned aligned_size(uint64_t offset, size_t length, unsigned max)
     return size;
 }
 
-/* How much of `length` bytes at `offset` is the guest's next access. */
-static unsigned access_size(const struct memory_region_ops *ops, uint64_t offset, size_t length)
+/* Whether the guest means `length` bytes as one access, and not as a series. */
+static bool is_single(size_t length)
 {
-    if (length == 1 || length == 2 || length == 4 || length == 8)
-        return (unsigned)length;
-    return aligned_size(offset, length, sizes_max(&ops->valid, VALID_MAX));
+    return length == 1 || length == 2 || length == 4 || length == 8;
 }
 
 static bool access_valid(const struct memory_region *region, uint64_t offset, unsigned size, bool is_write)
@@ -99,34 +97,44 @@ static void write_units(const struct memory_region *region, uint64_t offset, uns
     }
 }
 
-int mmio_read(const struct memory_region *region, uint64_t offset, void *data, size_t length)
+/* One access of the guest. The bytes go to `in`, or come from `out`. */
+static int access_once(const struct memory_region *region, uint64_t offset, char *in, const char *out,
+                       unsigned size)
 {
+    bool valid = access_valid(region, offset, size, out);
+    uint64_t value = UINT64_MAX;
+    if (out)
+        memcpy(&value, out, size);
+    if (valid && out)
+        write_units(region, offset, size, value);
+    else if (valid)
+        value = read_units(region, offset, size);
+    if (in)
+        memcpy(in, &value, size);
+    return valid ? 0 : -EACCES;
+}
+
+static int access_all(const struct memory_region *region, uint64_t offset, char *in, const char *out,
+                      size_t length)
+{
+    if (is_single(length))
+        return access_once(region, offset, in, out, (unsigned)length);
     int result = 0;
-    char *at = data;
-    for (unsigned size; length; offset += size, at += size, length -= size) {
-        size = access_size(region->ops, offset, length);
-        uint64_t value = UINT64_MAX;
-        if (access_valid(region, offset, size, false))
-            value = read_units(region, offset, size);
-        else
+    unsigned size, max = sizes_max(&region->ops->valid, VALID_MAX);
+    for (size_t done = 0; done < length; done += size) {
+        size = aligned_size(offset + done, length - done, max);
+        if (access_once(region, offset + done, in ? in + done : NULL, out ? out + done : NULL, size))
             result = -EACCES;
-        memcpy(at, &value, size);
     }
     return result;
 }
 
+int mmio_read(const struct memory_region *region, uint64_t offset, void *data, size_t length)
+{
+    return access_all(region, offset, data, NULL, length);
+}
+
 int mmio_write(const struct memory_region *region, uint64_t offset, const void *data, size_t length)
 {
-    int result = 0;
-    const char *at = data;
-    for (unsigned size; length; offset += size, at += size, length -= size) {
-        size = access_size(region->ops, offset, length);
-        uint64_t value = 0;
-        memcpy(&value, at, size);
-        if (access_valid(region, offset, size, true))
-            write_units(region, offset, size, value);
-        else
-            result = -EACCES;
-    }
-    return result;
+    return access_all(region, offset, NULL, data, length);
 }
