@@ -99,9 +99,9 @@ void memory_undo_restore(struct memory *memory)
     for (struct memory_undo *undo = memory->undo; undo; undo = undo->next)
         if (undo->region->state.container)
             memory_region_unlink(undo->region);
-    while (memory->undo) {
-        struct memory_undo *undo = memory->undo;
+    for (struct memory_undo *undo = memory->undo, *next; undo; undo = next) {
         struct memory_region *region = undo->region;
+        next = undo->next;
         memory_offloads_put(region->state.offloads);
         region->state = undo->state;
         memory_offloads_get(region->state.offloads);
@@ -113,8 +113,10 @@ void memory_undo_restore(struct memory *memory)
 
 void memory_undo_forget(struct memory *memory)
 {
-    while (memory->undo)
-        forget(memory->undo);
+    for (struct memory_undo *undo = memory->undo, *next; undo; undo = next) {
+        next = undo->next;
+        forget(undo);
+    }
 }
 
 /* Whether the transaction, if it fails, has to put anything into `region` again. */

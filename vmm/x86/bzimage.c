@@ -169,7 +169,7 @@ static int load_payload(struct image *image, const struct protected_part *part,
                                     header->payload_length, err);
     if (result)
         return result;
-    if (payload.head_size < SELFMAG || memcmp(payload.head, ELFMAG, SELFMAG))
+    if (payload.head_size < SELFMAG || memcmp(payload.head, ELFMAG, SELFMAG) != 0)
         result = error_set(err, ENOTSUP, "the payload is no ELF file");
     else if (payload.size > target->ram_end)
         result =

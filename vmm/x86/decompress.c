@@ -40,8 +40,7 @@ struct decompressor {
     int fd;
     uint64_t offset, end; /* what of the file was not read yet */
     bool finished;
-    uint8_t *input; /* of INPUT_SIZE; what of it was not used yet: */
-    const uint8_t *next;
+    const uint8_t *next; /* what of `input` was not used yet */
     size_t available;
     union {
         z_stream gzip;
@@ -49,6 +48,7 @@ struct decompressor {
         ZSTD_DStream *zstd;
         struct lz4_state lz4;
     };
+    uint8_t input[]; /* of INPUT_SIZE */
 };
 
 struct codec {
@@ -344,16 +344,12 @@ int decompressor_create(int fd, uint64_t offset, uint64_t length, struct decompr
         return error_set(err, ENOTSUP, "the compression %s cannot be unpacked by godwit",
                          codec ? codec->name : "of unknown format");
 
-    struct decompressor *created = malloc(sizeof(*created));
-    uint8_t *input = malloc(INPUT_SIZE);
-    int result = error_set(err, ENOMEM, "no memory to unpack it");
-    if (created && input) {
-        *created = (struct decompressor){
-            .codec = codec, .fd = fd, .offset = offset, .end = offset + length, .input = input};
-        result = codec->open(created, err);
-    }
+    struct decompressor *created = malloc(sizeof(*created) + INPUT_SIZE);
+    if (!created)
+        return error_set(err, ENOMEM, "no memory to unpack it");
+    *created = (struct decompressor){.codec = codec, .fd = fd, .offset = offset, .end = offset + length};
+    int result = codec->open(created, err);
     if (result) {
-        free(input);
         free(created);
         return result;
     }
@@ -366,7 +362,6 @@ void decompressor_destroy(struct decompressor *decompressor)
     if (!decompressor)
         return;
     decompressor->codec->close(decompressor);
-    free(decompressor->input);
     free(decompressor);
 }
 
