@@ -2,6 +2,7 @@
 
 #include <asm/bootparam.h>
 #include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,10 +20,27 @@
 #include "vmm/x86/platform.h"
 #include "vmm/x86/pvh.h"
 
+/* Whether a word of a command line is `option`. */
+static bool has_option(const char *text, const char *option)
+{
+    const char *spaces = " \t\n";
+    for (text += strspn(text, spaces); *text; text += strspn(text, spaces)) {
+        size_t length = strcspn(text, spaces);
+        if (length == strlen(option) && !memcmp(text, option, length))
+            return true;
+        text += length;
+    }
+    return false;
+}
+
 static int load_kernel(const char *path, const struct platform *platform, struct address_space *memory,
                        struct kernel *kernel, struct error *err)
 {
-    struct kernel_target target = {.memory = memory, .ram_end = platform_ram_low(platform)};
+    struct kernel_target target = {
+        .memory = memory,
+        .ram_end = platform_ram_low(platform),
+        .randomize = !has_option(platform->command_line, "nokaslr"),
+    };
     struct image image;
     *kernel = (struct kernel){
         .initrd_end = target.ram_end,

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "vmm/x86/elf.h"
 #include "vmm/x86/image.h"
+#include "vmm/x86/kaslr.h"
 #include "vmm/x86/kernel.h"
 #include "vmm/x86/layout.h"
 
@@ -147,6 +148,10 @@ static int load_vmlinux(struct image *payload, const struct kernel_target *targe
     if (!elf.is_64)
         return error_set(err, ENOEXEC, "is a 32-bit kernel: give one built for x86-64");
     result = elf_load(payload, &elf, target, kernel, err);
+    if (!result && kernel->header.version >= VERSION_INIT_SIZE)
+        result = kaslr_apply(payload, &elf, target, kernel, err);
+    if (!result)
+        result = image_finish(payload, err);
     if (result)
         return result;
     kernel->name = "Linux, 64-bit (bzImage, unpacked by godwit)";

@@ -67,8 +67,11 @@ static int read_header(struct image *image, Elf64_Ehdr *header, struct error *er
             .e_machine = narrow.e_machine,
             .e_entry = narrow.e_entry,
             .e_phoff = narrow.e_phoff,
+            .e_shoff = narrow.e_shoff,
             .e_phentsize = narrow.e_phentsize,
             .e_phnum = narrow.e_phnum,
+            .e_shentsize = narrow.e_shentsize,
+            .e_shnum = narrow.e_shnum,
         };
     return check_header(header, is_64, err);
 }
@@ -163,6 +166,9 @@ int elf_read(struct image *image, struct elf *elf, struct error *err)
     elf->type = header.e_type;
     elf->entry = header.e_entry;
     elf->count = 0;
+    if (__builtin_add_overflow(header.e_shoff, (uint64_t)header.e_shnum * header.e_shentsize,
+                               &elf->sections_end))
+        elf->sections_end = UINT64_MAX;
     return read_segments(image, &header, elf, err);
 }
 
@@ -220,7 +226,7 @@ int elf_load(struct image *image, const struct elf *elf, const struct kernel_tar
         if (result)
             error_prefix(err, result, "ELF program header %u", segment->index);
     }
-    return result ? result : image_finish(image, err);
+    return result;
 }
 
 int elf_resolve(const struct elf *elf, uint64_t entry, uint64_t *address, struct error *err)

@@ -25,6 +25,7 @@ struct elf {
     bool is_64;
     uint16_t type; /* ET_EXEC or ET_DYN */
     uint64_t entry;
+    uint64_t sections_end; /* where the section headers, which come last, end in the file */
     unsigned count;
     struct elf_segment segments[ELF_SEGMENTS_MAX]; /* ascending by offset; none of PT_NULL */
 };
@@ -35,7 +36,7 @@ struct elf {
  */
 int elf_read(struct image *image, struct elf *elf, struct error *err);
 
-/* Loads the segments into RAM. -errno with a message as kernel_load(). */
+/* Loads the segments into RAM, in the order of the file. -errno with a message as kernel_load(). */
 int elf_load(struct image *image, const struct elf *elf, const struct kernel_target *target,
              struct kernel *kernel, struct error *err);
 

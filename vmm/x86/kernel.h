@@ -8,6 +8,7 @@
 #pragma once
 
 #include <asm/bootparam.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 struct address_space;
@@ -24,6 +25,7 @@ enum kernel_protocol {
 struct kernel_target {
     struct address_space *memory;
     uint64_t ram_end;
+    bool randomize; /* kernels that can be moved to a random virtual address */
 };
 
 struct kernel {
