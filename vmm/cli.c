@@ -10,6 +10,7 @@
 #include "vmm/config_option.h"
 #include "vmm/exit_status.h"
 #include "vmm/host.h"
+#include "vmm/print_wrapped.h"
 #include "vmm/run.h"
 #include "vmm/suggest.h"
 
@@ -55,24 +56,6 @@ void cli_usage(FILE *out)
 #define HELP_COLUMN 26
 #define HELP_WIDTH  80
 
-/* Prints `text` from column HELP_COLUMN on, breaking lines between words. */
-static void print_wrapped(FILE *out, const char *text)
-{
-    size_t column = HELP_COLUMN;
-    while (*text) {
-        size_t word = strcspn(text, " ");
-        if (column + 1 + word > HELP_WIDTH) {
-            fprintf(out, "\n%*s", HELP_COLUMN, "");
-            column = HELP_COLUMN;
-        }
-        if (column > HELP_COLUMN)
-            column += (size_t)fprintf(out, " ");
-        column += (size_t)fprintf(out, "%.*s", (int)word, text);
-        text += word;
-        text += strspn(text, " ");
-    }
-}
-
 static void print_option(FILE *out, const struct config_option *option)
 {
     int width = fprintf(out, "  --%s%s%s", option->name, option->argument ? " " : "",
@@ -81,7 +64,7 @@ static void print_option(FILE *out, const struct config_option *option)
         fprintf(out, "\n%*s", HELP_COLUMN, "");
     else
         fprintf(out, "%*s", HELP_COLUMN - width, "");
-    print_wrapped(out, option->help);
+    print_wrapped(out, option->help, HELP_COLUMN, HELP_WIDTH);
     if (option->preset && *option->preset)
         fprintf(out, " [%s]", option->preset);
     fputc('\n', out);

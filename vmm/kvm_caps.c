@@ -10,11 +10,11 @@
 
 #define REQUIRED(name, purpose)                                                                              \
     {                                                                                                        \
-        KVM_CAP_##name, "KVM_CAP_" #name, purpose, true                                                      \
+        "KVM_CAP_" #name, purpose, KVM_CAP_##name, true                                                      \
     }
 #define OPTIONAL(name, purpose)                                                                              \
     {                                                                                                        \
-        KVM_CAP_##name, "KVM_CAP_" #name, purpose, false                                                     \
+        "KVM_CAP_" #name, purpose, KVM_CAP_##name, false                                                     \
     }
 
 const struct kvm_capability kvm_capabilities[] = {

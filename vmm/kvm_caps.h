@@ -15,9 +15,9 @@
 struct error;
 
 struct kvm_capability {
-    int number; /* KVM_CAP_* */
     const char *name;
     const char *purpose; /* completes "NAME is for …" */
+    int number;          /* KVM_CAP_* */
     bool required;
 };
 

@@ -5,12 +5,14 @@
 
 #include "base/macros.h"
 #include "vmm/host.h"
+#include "vmm/print_wrapped.h"
 #include "vmm/vcpu.h"
 #include "vmm/x86/cpu_bits.h"
 #include "vmm/x86/crash_cause.h"
 #include "vmm/x86/linear_memory.h"
 
 #define PAGE_SIZE         4096
+#define TEXT_COLUMN       10
 #define TEXT_WIDTH        78
 #define BYTES_BEFORE      48 /* how far back to look for instructions before */
 #define LINES_BEFORE      3
@@ -29,18 +31,10 @@ void crash_info_collect(struct crash_info *crash, const struct vcpu *vcpu, int e
                            ioctl(vcpu_fd(vcpu), KVM_GET_SREGS, &crash->sregs) == 0;
 }
 
-/* A heading, and text behind it that is broken between words. */
 static void print_paragraph(FILE *out, const char *heading, const char *text)
 {
-    int indent = 10, column = fprintf(out, "  %-8s", heading);
-    while (*text) {
-        size_t word = strcspn(text, " ");
-        if (column + 1 + (int)word > TEXT_WIDTH && column > indent)
-            column = fprintf(out, "\n%*s", indent, "") - 1;
-        column += fprintf(out, "%s%.*s", column > indent ? " " : "", (int)word, text);
-        text += word;
-        text += strspn(text, " ");
-    }
+    fprintf(out, "  %-8s", heading);
+    print_wrapped(out, text, TEXT_COLUMN, TEXT_WIDTH);
     fputc('\n', out);
 }
 
@@ -111,7 +105,7 @@ static void print_code_before(FILE *out, struct address_space *memory, struct co
 static void print_code_after(FILE *out, struct address_space *memory, struct code *code, uint64_t address)
 {
     code->address = address;
-    code->size = linear_read(code->sregs, memory, address, code->bytes, LINES_AFTER * INSTRUCTION_SIZE_MAX);
+    code->size = linear_read(code->sregs, memory, address, code->bytes, sizeof(code->bytes));
     struct instruction instruction;
     size_t offset = 0;
     for (unsigned i = 0; i < LINES_AFTER && decode(code, offset, &instruction); i++) {

@@ -198,23 +198,25 @@ static void write_serial_clock(struct tree *tree, const struct platform_device *
 static void write_isa_reg(struct tree *tree, const struct platform_device *device)
 {
     fdt32_t cells[3 * ARRAY_SIZE(device->ranges)];
+    size_t count = 0;
     for (unsigned i = 0; i < device->range_count; i++) {
         const struct platform_range *range = &device->ranges[i];
-        cells[3 * i] = cpu_to_fdt32(range->mmio ? ISA_MEMORY : ISA_PORTS);
-        cells[3 * i + 1] = cpu_to_fdt32((uint32_t)range->base);
-        cells[3 * i + 2] = cpu_to_fdt32((uint32_t)range->size);
+        cells[count++] = cpu_to_fdt32(range->mmio ? ISA_MEMORY : ISA_PORTS);
+        cells[count++] = cpu_to_fdt32((uint32_t)range->base);
+        cells[count++] = cpu_to_fdt32((uint32_t)range->size);
     }
-    property(tree, "reg", cells, device->range_count * 3 * sizeof(cells[0]));
+    property(tree, "reg", cells, count * sizeof(cells[0]));
 }
 
 static void write_mmio_reg(struct tree *tree, const struct platform_device *device)
 {
     fdt64_t cells[2 * ARRAY_SIZE(device->ranges)];
+    size_t count = 0;
     for (unsigned i = 0; i < device->range_count; i++) {
-        cells[2 * i] = cpu_to_fdt64(device->ranges[i].base);
-        cells[2 * i + 1] = cpu_to_fdt64(device->ranges[i].size);
+        cells[count++] = cpu_to_fdt64(device->ranges[i].base);
+        cells[count++] = cpu_to_fdt64(device->ranges[i].size);
     }
-    property(tree, "reg", cells, device->range_count * 2 * sizeof(cells[0]));
+    property(tree, "reg", cells, count * sizeof(cells[0]));
 }
 
 static void write_device(struct tree *tree, const struct platform_device *device)
