@@ -40,9 +40,9 @@ struct boot_files {
 };
 
 /*
- * Loads `files` into `memory`, sets the initrd's range in `platform`, and fills `entry`. `*dtb` is a malloced
- * copy of the device tree, of `*dtb_size` bytes, for the caller to free. Blocks for file reads. -errno with a
- * message; guest RAM is undefined then.
+ * Loads `files` into `memory`, whose RAM must be unused (zeroes), sets the initrd's range in `platform`, and
+ * fills `entry`. `*dtb` is a malloced copy of the device tree, of `*dtb_size` bytes, for the caller to free.
+ * Blocks for file reads. -errno with a message; guest RAM is undefined then.
  */
 int boot_load(const struct boot_files *files, struct platform *platform, struct address_space *memory,
               struct boot_entry *entry, void **dtb, size_t *dtb_size, struct error *err);

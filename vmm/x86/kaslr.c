@@ -61,16 +61,14 @@ static int relocate(const struct move *move, enum list list, uint32_t entry, str
 
 static int relocate_all(const struct move *move, const struct table *table, struct error *err)
 {
-    static const enum list with_negative[] = {LIST_64, LIST_32_NEGATIVE, LIST_32};
-    static const enum list without[] = {LIST_64, LIST_32};
-    const enum list *next = table->lists == ARRAY_SIZE(without) ? without : with_negative;
     enum list list = LIST_64;
     int result = 0;
-    for (size_t i = 0; !result && i < table->count; i++) {
+    /* The zero at the beginning is the first list's own. */
+    for (size_t i = 1; !result && i < table->count; i++) {
         if (table->entries[i])
             result = relocate(move, list, table->entries[i], err);
         else
-            list = *next++;
+            list = list == LIST_64 && table->lists == 3 ? LIST_32_NEGATIVE : LIST_32;
     }
     return result;
 }
