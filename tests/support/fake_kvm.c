@@ -99,6 +99,13 @@ static int deassign(struct fake_kvm *kvm, const struct kvm_ioeventfd *request)
     return broken(kvm, ENOENT, "no such ioeventfd");
 }
 
+/* No rule of the listener's is broken: only the whole machine can know. What takes it back must not fail. */
+static int collided(struct fake_kvm *kvm)
+{
+    kvm->fail_at = 0;
+    return -EEXIST;
+}
+
 static int ioeventfd(void *opaque, const struct kvm_ioeventfd *request)
 {
     struct fake_kvm *kvm = opaque;
@@ -113,7 +120,7 @@ static int ioeventfd(void *opaque, const struct kvm_ioeventfd *request)
         return deassign(kvm, request);
     for (size_t i = 0; i < kvm->ioeventfd_count; i++)
         if (collide(&kvm->ioeventfds[i], request))
-            return broken(kvm, EEXIST, "ioeventfds collide");
+            return collided(kvm);
     if (kvm->ioeventfd_count == FAKE_KVM_ITEMS_MAX)
         return -ENOSPC;
     kvm->ioeventfds[kvm->ioeventfd_count++] = *request;

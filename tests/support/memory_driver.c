@@ -10,7 +10,7 @@
 #include "tests/support/memory_driver_internal.h"
 
 #define BLOCK_PAGES 24
-#define UNIT_MAX    20 /* of a region's size */
+#define UNIT_MAX    10 /* of a region's size */
 
 /* A number below `limit`; 0 when the data is used up. */
 static unsigned pick(struct driver *driver, unsigned limit)
@@ -37,32 +37,70 @@ static void write_nothing(void *opaque, uint64_t offset, uint64_t value, unsigne
 
 static const struct memory_region_ops ops = {.read = read_byte, .write = write_nothing};
 
-/* A living node, or ORACLE_NONE. */
-static int pick_node(struct driver *driver)
+/* A node that is alive or not, the first from a random one on; ORACLE_NONE: there is none. */
+static int pick_index(struct driver *driver, bool alive)
 {
-    int node = (int)pick(driver, ORACLE_NODES);
-    return driver->now.nodes[node].alive ? node : ORACLE_NONE;
+    unsigned first = pick(driver, ORACLE_NODES);
+    for (unsigned i = 0; i < ORACLE_NODES; i++) {
+        unsigned index = (first + i) % ORACLE_NODES;
+        if (driver->now.nodes[index].alive == alive)
+            return (int)index;
+    }
+    return ORACLE_NONE;
 }
 
+/* There is always one: the roots live. */
+static int pick_node(struct driver *driver)
+{
+    return pick_index(driver, true);
+}
+
+/* Mostly a node that can be put somewhere. */
+static int pick_loose(struct driver *driver)
+{
+    int node = pick_node(driver);
+    bool any = pick(driver, 8) == 0;
+    for (int i = 0; i < ORACLE_NODES && !any; i++) {
+        int other = (node + i) % ORACLE_NODES;
+        if (driver->now.nodes[other].alive && driver->now.nodes[other].parent == ORACLE_NONE &&
+            other >= SIDES)
+            return other;
+    }
+    return node;
+}
+
+/* Mostly a container. */
+static int pick_container(struct driver *driver)
+{
+    int node = pick_node(driver);
+    return driver->now.nodes[node].kind == MEMORY_REGION_CONTAINER || pick(driver, 3) == 0 ? node : 0;
+}
+
+/* Mostly few places, so that regions meet. */
 static uint64_t pick_place(struct driver *driver)
 {
-    return pick(driver, driver->now.units) * driver->now.unit;
+    unsigned choice = pick(driver, 4 * driver->now.units);
+    unsigned place = choice < driver->now.units ? choice : 4 * (choice % 3) + choice % 2;
+    return place * driver->now.unit;
 }
 
 static memory_size pick_size(struct driver *driver)
 {
-    unsigned most = driver->now.units < UNIT_MAX ? driver->now.units : UNIT_MAX;
-    return (memory_size)(1 + pick(driver, most)) * driver->now.unit;
+    return (memory_size)(1 + pick(driver, UNIT_MAX)) * driver->now.unit;
 }
 
-/* Whether KVM has a good reason to refuse what side 0 shows now. */
-static bool kvm_must_refuse(const struct driver *driver, const struct oracle_view *view)
+/* Whether there are more ranges to map than KVM has slots. */
+static bool slots_short(const struct driver *driver, const struct oracle_view *view)
 {
     unsigned mapped = 0;
     for (unsigned i = 0; i < view->range_count; i++)
         mapped += oracle_mapped(&driver->now, &view->ranges[i].first, false);
-    if (mapped > driver->kvm.slots_max)
-        return true;
+    return mapped > driver->kvm.slots_max;
+}
+
+/* Whether two ioeventfds would be one to KVM. */
+static bool ioeventfds_collide(const struct oracle_view *view)
+{
     for (unsigned i = 0; i < view->ioeventfd_count; i++) {
         const struct oracle_ioeventfd *a = &view->ioeventfds[i];
         for (unsigned j = 0; j < i; j++) {
@@ -121,13 +159,17 @@ static void settle(struct driver *driver, int result)
     }
     expect_all(driver, new, changed);
     bool kvm_failed = driver->kvm.fail_at && driver->kvm.calls >= driver->kvm.fail_at;
-    bool refuses = driver->kvm_listener && changed[0] && kvm_must_refuse(driver, &new[0]);
-    EXPECT(driver, (result != 0) == (driver->failed || kvm_failed || refuses));
+    bool collide = driver->kvm_listener && changed[0] && ioeventfds_collide(&new[0]);
+    /* One slot may map several ranges, so it is not sure that too many ranges are too many slots. */
+    bool too_many = result == -ENOSPC && slots_short(driver, &new[0]);
+    EXPECT(driver, (result != 0) == (driver->failed || kvm_failed || collide || too_many));
     if (result)
         settle_failure(driver, result);
     else
         settle_success(driver, new, changed);
     log_check(driver);
+    if (driver->kvm.slots_max == FAKE_KVM_SLOTS_MAX)
+        check_kept(driver, &driver->kvm_begun);
     driver->failed = false;
     driver->fail_at = driver->kvm.fail_at = 0;
     driver->kvm_begun = driver->kvm;
@@ -207,15 +249,14 @@ static void create(struct driver *driver, int index, struct oracle_node node)
 
 static void op_create(struct driver *driver)
 {
-    int index = (int)pick(driver, ORACLE_NODES);
+    int index = pick_index(driver, false);
     struct oracle_node node = {.kind = pick(driver, 7), .size = pick_size(driver), .target = ORACLE_NONE};
-    if (driver->now.nodes[index].alive)
+    if (index == ORACLE_NONE)
         return;
     if (node.kind == MEMORY_REGION_ALIAS) {
         node.target = pick_node(driver);
-        node.alias_offset = pick_place(driver);
-        if (node.target == ORACLE_NONE)
-            return;
+        node.alias_offset = pick(driver, 4) * driver->now.unit;
+        node.size = (memory_size)(1 + pick(driver, 4)) * driver->now.unit;
     }
     if (has_block(node.kind)) {
         if (driver->now.unit > RAM_PAGE_SIZE)
@@ -226,13 +267,8 @@ static void op_create(struct driver *driver)
     create(driver, index, node);
 }
 
-static void op_add(struct driver *driver)
+static void add(struct driver *driver, int container, uint64_t place, int child, int priority)
 {
-    int container = pick_node(driver), child = pick_node(driver);
-    uint64_t place = pick_place(driver);
-    int priority = (int)pick(driver, 4) - 1;
-    if (container == ORACLE_NONE || child == ORACLE_NONE)
-        return;
     struct oracle_node *node = &driver->now.nodes[child];
     int predicted = 0;
     if (driver->now.nodes[container].kind == MEMORY_REGION_ALIAS || node->parent != ORACLE_NONE)
@@ -252,11 +288,58 @@ static void op_add(struct driver *driver)
                                      &driver->err));
 }
 
+static void op_add(struct driver *driver)
+{
+    int container = pick_container(driver), child = pick_loose(driver);
+    uint64_t place = pick_place(driver);
+    add(driver, container, place, child, (int)pick(driver, 4) - 1);
+}
+
+/* Flag 0 is read-only, 1 unmergeable, 2 ROMD mode; others mean nothing. */
+static void set_flag(struct driver *driver, int index, unsigned flag, bool value)
+{
+    struct oracle_node *node = &driver->now.nodes[index];
+    struct memory_region *region = &driver->regions[index];
+    if (flag == 0) {
+        node->readonly = value;
+        made(driver, 0, memory_region_set_readonly(region, value, &driver->err));
+    } else if (flag == 1) {
+        node->unmergeable = value;
+        made(driver, 0, memory_region_set_unmergeable(region, value, &driver->err));
+    } else if (flag == 2) {
+        int predicted = node->kind == MEMORY_REGION_ROM_DEVICE ? 0 : -EINVAL;
+        node->romd = predicted ? node->romd : value;
+        made(driver, predicted, memory_region_set_romd(region, value, &driver->err));
+    }
+}
+
+static void op_flag(struct driver *driver)
+{
+    int index = pick_node(driver);
+    unsigned flag = pick(driver, 3);
+    set_flag(driver, index, flag, pick(driver, 2));
+}
+
+/* Lets a new alias go on where another ends, so that what they show meets. */
+static void op_continue(struct driver *driver)
+{
+    int index = pick_index(driver, false), other = pick_node(driver);
+    struct oracle_node node = driver->now.nodes[other];
+    uint64_t end = node.address + (uint64_t)node.size;
+    if (index == ORACLE_NONE || node.kind != MEMORY_REGION_ALIAS || node.parent == ORACLE_NONE ||
+        end < node.address)
+        return;
+    int container = node.parent;
+    node.alias_offset += (uint64_t)node.size;
+    node.readonly = node.unmergeable = false;
+    create(driver, index, node);
+    set_flag(driver, index, pick(driver, 6), true);
+    add(driver, container, end, index, node.priority);
+}
+
 static void op_remove(struct driver *driver)
 {
     int index = pick_node(driver);
-    if (index == ORACLE_NONE)
-        return;
     int *parent = &driver->now.nodes[index].parent, predicted = *parent == ORACLE_NONE ? -EINVAL : 0;
     *parent = ORACLE_NONE;
     made(driver, predicted, memory_region_remove_subregion(&driver->regions[index], &driver->err));
@@ -266,8 +349,6 @@ static void op_enable(struct driver *driver)
 {
     int index = pick_node(driver);
     bool enabled = pick(driver, 2);
-    if (index == ORACLE_NONE)
-        return;
     driver->now.nodes[index].enabled = enabled;
     made(driver, 0, memory_region_set_enabled(&driver->regions[index], enabled, &driver->err));
 }
@@ -276,8 +357,6 @@ static void op_move(struct driver *driver)
 {
     int index = pick_node(driver);
     uint64_t place = pick_place(driver);
-    if (index == ORACLE_NONE)
-        return;
     struct oracle_node *node = &driver->now.nodes[index];
     int predicted = 0;
     if (node->parent == ORACLE_NONE)
@@ -295,8 +374,6 @@ static void op_resize(struct driver *driver)
 {
     int index = pick_node(driver);
     memory_size size = pick_size(driver);
-    if (index == ORACLE_NONE)
-        return;
     struct oracle_node *node = &driver->now.nodes[index];
     int predicted = 0;
     if (has_block(node->kind) && size % RAM_PAGE_SIZE)
@@ -312,35 +389,11 @@ static void op_alias_offset(struct driver *driver)
 {
     int index = pick_node(driver);
     uint64_t place = pick_place(driver);
-    if (index == ORACLE_NONE)
-        return;
     struct oracle_node *node = &driver->now.nodes[index];
     int predicted = node->kind == MEMORY_REGION_ALIAS ? 0 : -EINVAL;
     if (!predicted)
         node->alias_offset = place;
     made(driver, predicted, memory_region_set_alias_offset(&driver->regions[index], place, &driver->err));
-}
-
-static void op_flag(struct driver *driver)
-{
-    int index = pick_node(driver);
-    unsigned flag = pick(driver, 3);
-    bool value = pick(driver, 2);
-    if (index == ORACLE_NONE)
-        return;
-    struct oracle_node *node = &driver->now.nodes[index];
-    struct memory_region *region = &driver->regions[index];
-    if (flag == 0) {
-        node->readonly = value;
-        made(driver, 0, memory_region_set_readonly(region, value, &driver->err));
-    } else if (flag == 1) {
-        node->unmergeable = value;
-        made(driver, 0, memory_region_set_unmergeable(region, value, &driver->err));
-    } else {
-        int predicted = node->kind == MEMORY_REGION_ROM_DEVICE ? 0 : -EINVAL;
-        node->romd = predicted ? node->romd : value;
-        made(driver, predicted, memory_region_set_romd(region, value, &driver->err));
-    }
 }
 
 static bool traps(const struct oracle_node *node)
@@ -380,12 +433,12 @@ static void op_add_ioeventfd(struct driver *driver)
 {
     static const unsigned lengths[] = {0, 1, 2, 4, 8};
     int index = pick_node(driver);
-    struct oracle_ioeventfd new = {.place = pick_place(driver) + pick(driver, 3),
+    struct oracle_ioeventfd new = {.place = pick(driver, 3) * driver->now.unit + pick(driver, 3),
                                    .length = lengths[pick(driver, 5)],
                                    .match = pick(driver, 2),
                                    .fd = 3 + (int)pick(driver, 3)};
     new.data = new.match ? pick(driver, 2) : 0;
-    if (index == ORACLE_NONE || driver->now.nodes[index].ioeventfd_count == ORACLE_IOEVENTFDS)
+    if (driver->now.nodes[index].ioeventfd_count == ORACLE_IOEVENTFDS)
         return;
     struct oracle_node *node = &driver->now.nodes[index];
     int predicted = 0;
@@ -405,7 +458,7 @@ static void op_remove_ioeventfd(struct driver *driver)
 {
     int index = pick_node(driver);
     unsigned at = pick(driver, ORACLE_IOEVENTFDS), wrong = pick(driver, 4);
-    if (index == ORACLE_NONE || at >= driver->now.nodes[index].ioeventfd_count)
+    if (at >= driver->now.nodes[index].ioeventfd_count)
         return;
     struct oracle_node *node = &driver->now.nodes[index];
     struct oracle_ioeventfd old = node->ioeventfds[at];
@@ -439,10 +492,8 @@ static void insert_zone(struct oracle_node *node, const struct oracle_zone *new)
 static void op_coalesced(struct driver *driver)
 {
     int index = pick_node(driver);
-    struct oracle_zone new = {.place = pick_place(driver), .size = 1 + pick(driver, 8)};
+    struct oracle_zone new = {.place = pick(driver, 3) * driver->now.unit, .size = 1 + pick(driver, 8)};
     bool clear = pick(driver, 4) == 0;
-    if (index == ORACLE_NONE)
-        return;
     struct oracle_node *node = &driver->now.nodes[index];
     struct memory_region *region = &driver->regions[index];
     if (clear) {
@@ -550,10 +601,15 @@ static void op_arm(struct driver *driver)
 }
 
 static void (*const operations[])(struct driver *) = {
-    op_begin,  op_commit,    op_commit,   op_create, op_create,        op_create,        op_add,
-    op_add,    op_add,       op_remove,   op_enable, op_move,          op_resize,        op_alias_offset,
-    op_flag,   op_flag,      op_destroy,  op_arm,    op_add_ioeventfd, op_add_ioeventfd, op_remove_ioeventfd,
-    op_enable, op_coalesced, op_register,
+    op_begin,         op_commit,        op_commit,
+    op_create,        op_create,        op_create,
+    op_add,           op_add,           op_add,
+    op_remove,        op_enable,        op_move,
+    op_resize,        op_alias_offset,  op_flag,
+    op_flag,          op_destroy,       op_arm,
+    op_add_ioeventfd, op_add_ioeventfd, op_remove_ioeventfd,
+    op_enable,        op_coalesced,     op_register,
+    op_continue,      op_continue,
 };
 
 static void start(struct driver *driver)

@@ -70,6 +70,33 @@ static int expected_read(const struct driver *driver, const struct oracle_answer
     return 0;
 }
 
+/* What writing one byte must give, and where it must be then; NULL: nowhere. */
+static int expected_write(const struct driver *driver, const struct oracle_answer *answer, char **host)
+{
+    *host = NULL;
+    if (answer->node == ORACLE_NONE)
+        return -ENXIO;
+    if (answer->readonly)
+        return -EACCES;
+    if (oracle_mapped(&driver->begun, answer, true)) {
+        *host = host_of(driver, answer);
+        return 0;
+    }
+    return driver->begun.nodes[answer->node].kind == MEMORY_REGION_RESERVATION ? -ENXIO : 0;
+}
+
+static void check_write(struct driver *driver, const struct side *side, uint64_t address)
+{
+    struct oracle_answer answer = oracle_ask(&driver->begun, side->root, address);
+    char *host, byte = 0x5e;
+    int result = expected_write(driver, &answer, &host);
+    char before = host ? *host : 0;
+    EXPECT(driver, address_space_write(side->space, address, &byte, 1) == result);
+    EXPECT(driver, !host || *host == byte);
+    if (host)
+        *host = before;
+}
+
 static void check_access(struct driver *driver, const struct side *side, uint64_t address)
 {
     struct oracle_answer answer = oracle_ask(&driver->begun, side->root, address);
@@ -91,8 +118,10 @@ static void check_access(struct driver *driver, const struct side *side, uint64_
 void check_side(struct driver *driver, struct side *side)
 {
     check_view(driver, side);
-    for (unsigned i = 0; i < driver->begun.units; i++)
+    for (unsigned i = 0; i < driver->begun.units; i++) {
         check_access(driver, side, i * driver->begun.unit);
+        check_write(driver, side, i * driver->begun.unit);
+    }
 }
 
 static bool kvm_has(const struct fake_kvm *kvm, const struct oracle_ioeventfd *wanted)
@@ -126,6 +155,32 @@ static void check_slot(struct driver *driver, uint64_t address)
     EXPECT(driver, slot->flags == (writable ? 0 : KVM_MEM_READONLY));
     EXPECT(driver,
            slot->userspace_addr + (address - slot->guest_phys_addr) == (uintptr_t)host_of(driver, &answer));
+}
+
+/* Whether every page of `slot` is still what it was. */
+static bool slot_right(const struct driver *driver, const struct kvm_userspace_memory_region *slot)
+{
+    for (uint64_t at = 0; at < slot->memory_size; at += driver->begun.unit) {
+        struct oracle_answer answer =
+            oracle_ask(&driver->begun, driver->sides[0].root, slot->guest_phys_addr + at);
+        bool writable = !(slot->flags & KVM_MEM_READONLY);
+        if (!oracle_mapped(&driver->begun, &answer, false) ||
+            oracle_mapped(&driver->begun, &answer, true) != writable ||
+            (uintptr_t)host_of(driver, &answer) != slot->userspace_addr + at)
+            return false;
+    }
+    return true;
+}
+
+void check_kept(struct driver *driver, const struct fake_kvm *before)
+{
+    for (unsigned i = 0; i < before->slots_max; i++) {
+        const struct kvm_userspace_memory_region *old = &before->slots[i], *new = &driver->kvm.slots[i];
+        bool same = new->memory_size == old->memory_size &&new->guest_phys_addr ==
+                    old->guest_phys_addr &&new->userspace_addr == old->userspace_addr &&new->flags ==
+                    old->flags;
+        EXPECT(driver, !old->memory_size || same || !slot_right(driver, old));
+    }
 }
 
 void check_kvm(struct driver *driver)

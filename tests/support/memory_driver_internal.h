@@ -111,3 +111,6 @@ bool oracle_view_equal(const struct oracle_view *a, const struct oracle_view *b)
 /* Compares views, accesses and mappings with the oracle; and KVM. */
 void check_side(struct driver *driver, struct side *side);
 void check_kvm(struct driver *driver);
+
+/* Compares KVM with what it was `before` a commit: slots that are right are the very same ones. */
+void check_kept(struct driver *driver, const struct fake_kvm *before);

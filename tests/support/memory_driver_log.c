@@ -19,7 +19,7 @@ static void append(struct driver *driver, struct log *log, const struct recorder
         memcpy(entry->item, item, sizeof(entry->item));
 }
 
-/* Notes a call, and fails it if it is to fail. Every call sees the old view published until the commit. */
+/* Notes a call, and fails it if it is to fail; not one that takes another back. */
 static int heard(struct memory_listener *listener, const struct memory_change *change, enum stage stage,
                  const uint64_t item[6], struct error *err)
 {
@@ -28,7 +28,9 @@ static int heard(struct memory_listener *listener, const struct memory_change *c
     append(driver, &driver->log, self, stage, item);
     EXPECT(driver, change->old_view != change->new_view && change->start < change->end);
     EXPECT(driver, memory_region_set_enabled(&driver->regions[0], false, NULL) == -EBUSY);
-    bool final = stage == COMMIT || stage == ABORT;
+    struct flat_view *published = flat_view_get(change->space);
+    bool final = stage == COMMIT || stage == ABORT || change->new_view == published;
+    flat_view_put(published);
     if (final || driver->failed || driver->log.count != driver->fail_at)
         return 0;
     driver->failed = true;

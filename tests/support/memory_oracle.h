@@ -15,7 +15,7 @@
 #define ORACLE_NONE       (-1)
 #define ORACLE_IOEVENTFDS 4
 #define ORACLE_ZONES      2
-#define ORACLE_UNITS      48 /* of an address space */
+#define ORACLE_UNITS      24 /* of an address space */
 #define ORACLE_ITEMS      (ORACLE_UNITS * ORACLE_IOEVENTFDS)
 
 struct oracle_ioeventfd {
