@@ -253,19 +253,18 @@ Test(kvm_listener, a_later_listeners_failure_is_taken_back)
 
 Test(kvm_listener, no_slot_exceeds_what_kvm_takes)
 {
-    struct ram_block *block;
-    struct memory_region huge;
     uint64_t size = (uint64_t)9 << 40;
-    cr_assert_eq(ram_block_create("huge", size, 0, &block, &f.err), 0, "%s", f.err.message);
-    cr_assert_eq(memory_region_init_ram(&huge, f.memory, "huge", block, 0, size, NULL), 0);
+    struct ram_block block = {
+        .name = "huge", .host = (void *)(8 * size), .size = size}; /* never looked into */
+    struct memory_region huge;
+    cr_assert_eq(memory_region_init_ram(&huge, f.memory, "huge", &block, 0, size, NULL), 0);
     add(&f.root, 0, &huge, 0);
     cr_assert_eq(fake_kvm_slot_count(&kvm), 3);
     for (uint64_t at = 0; at < size; at += size / 64)
         cr_assert_eq(fake_kvm_find(&kvm, at)->userspace_addr - fake_kvm_find(&kvm, at)->guest_phys_addr,
-                     (uintptr_t)block->host);
+                     (uintptr_t)block.host);
     cr_assert_eq(memory_region_remove_subregion(&huge, NULL), 0);
     memory_region_destroy(&huge);
-    ram_block_destroy(block);
 }
 
 Test(kvm_listener, ioeventfds_of_memory)
