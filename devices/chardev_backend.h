@@ -3,9 +3,9 @@
  *
  * A kind embeds a struct chardev, opens its descriptors, and hears of what becomes of them; the shared part
  * moves the bytes. Input is read on the event loop's thread alone. Output is written by whoever brings it, or
- * by that thread when a flush is due or the descriptor has room again. The lock guards everything below but
- * what is constant; descriptors and sources are changed on the loop's thread only, which may therefore read
- * them without it.
+ * by that thread when a flush is due or the descriptor has room again. The lock guards all that is not
+ * constant; what concerns `input`, and the sources, is changed on the loop's thread only, which may therefore
+ * read it without the lock.
  */
 #pragma once
 

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -27,7 +28,7 @@ struct terminal {
     bool escape; /* the last key was Ctrl-A */
 };
 
-/* Ends all but the two descriptors, which become 0 and 1. Both are above 2. */
+/* Closes all but the two descriptors, which become 0 and 1. Both are above 2. */
 static void keep_two(int first, int second)
 {
     dup2(first, 0);
@@ -35,11 +36,21 @@ static void keep_two(int first, int second)
     close_range(2, ~0u, 0);
 }
 
-/* Whoever took the terminal over in the meantime, such as the shell, has set it up as it wants it. */
-static bool still_raw(int fd)
+/*
+ * Brings the settings back, unless whoever took the terminal over in the meantime, such as the shell, has set
+ * it up as it wants it. Works from the background, too: with SIGTTOU blocked the kernel lets it.
+ */
+static void restore(const struct terminal *terminal, int fd)
 {
     struct termios found;
-    return tcgetattr(fd, &found) == 0 && !(found.c_lflag & (ICANON | ECHO | ISIG));
+    if (tcgetattr(fd, &found) || (found.c_lflag & (ICANON | ECHO | ISIG)))
+        return;
+    sigset_t background, before;
+    sigemptyset(&background);
+    sigaddset(&background, SIGTTOU);
+    pthread_sigmask(SIG_BLOCK, &background, &before);
+    tcsetattr(fd, TCSANOW, &terminal->saved);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 /*
@@ -48,7 +59,7 @@ static bool still_raw(int fd)
  */
 static _Noreturn void guard(const struct terminal *terminal, int socket)
 {
-    static const int ignored[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPIPE, SIGTSTP, SIGTTIN, SIGTTOU};
+    static const int ignored[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
     for (size_t i = 0; i < ARRAY_SIZE(ignored); i++)
         signal(ignored[i], SIG_IGN);
     setsid();
@@ -59,8 +70,8 @@ static _Noreturn void guard(const struct terminal *terminal, int socket)
     do {
         count = read(0, &done, 1);
     } while (count < 0 && errno == EINTR);
-    if (count != 1 && still_raw(1))
-        tcsetattr(1, TCSANOW, &terminal->saved);
+    if (count != 1)
+        restore(terminal, 1);
     _exit(0);
 }
 
@@ -109,12 +120,11 @@ static int open_terminal(int fd)
     return result;
 }
 
-/* Undone by the guardian however far it got. */
-static int enter_raw_mode(struct terminal *terminal)
+static int enter_raw_mode(const struct terminal *terminal)
 {
     struct termios raw = terminal->saved;
     cfmakeraw(&raw);
-    return tcsetattr(terminal->fd, TCSADRAIN, &raw) ? -errno : 0;
+    return tcsetattr(terminal->fd, TCSANOW, &raw) ? -errno : 0;
 }
 
 int terminal_create(const struct terminal_config *config, struct terminal **out, struct error *err)
@@ -195,7 +205,7 @@ void terminal_destroy(struct terminal *terminal)
 {
     if (!terminal)
         return;
-    tcsetattr(terminal->fd, TCSADRAIN, &terminal->saved);
+    restore(terminal, terminal->fd);
     stop_guardian(terminal);
     close(terminal->fd);
     free(terminal);
