@@ -4,9 +4,9 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "base/error.h"
+#include "devices/clock.h"
 #include "memory/region.h"
 
 #define PM_TIMER_HZ      3579545
@@ -90,16 +90,14 @@ static void control_write(void *opaque, uint64_t offset, uint64_t value, unsigne
 
 static int64_t monotonic_clock(void *opaque)
 {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec * 1000000000ll + time.tv_nsec;
+    return clock_now(CLOCK_MONOTONIC);
 }
 
 static uint64_t timer_read(void *opaque, uint64_t offset, unsigned size)
 {
     struct acpi_pm *pm = opaque;
     int64_t time = pm->config.clock(pm->config.opaque);
-    return (uint32_t)((__int128)time * PM_TIMER_HZ / 1000000000);
+    return (uint32_t)((__int128)time * PM_TIMER_HZ / NANOSECONDS);
 }
 
 static uint64_t reset_read(void *opaque, uint64_t offset, unsigned size)

@@ -4,26 +4,15 @@
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/error.h"
 #include "base/event_loop.h"
+#include "base/macros.h"
+#include "devices/clock.h"
 #include "devices/timeout.h"
 
 #define FLUSH_INTERVAL 1000000 /* nanoseconds */
-
-static int64_t now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec * 1000000000ll + time.tv_nsec;
-}
-
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
 
 /* Writes as much as `output` takes without blocking. Returns how much, or -errno. */
 static ssize_t write_some(struct chardev *chardev, const uint8_t *data, size_t count)
@@ -63,7 +52,7 @@ static void flush_output(struct chardev *chardev)
             chardev->ops->output_failed(chardev, (int)-written);
         }
     }
-    chardev->last_flush = now();
+    chardev->last_flush = clock_now(CLOCK_MONOTONIC);
 }
 
 /* Writes at once after a pause, and otherwise makes sure that it will be done soon. With the lock. */
@@ -71,7 +60,7 @@ static void flush_soon(struct chardev *chardev)
 {
     if (chardev->blocked || chardev->flush_pending)
         return;
-    int64_t wait = chardev->last_flush + FLUSH_INTERVAL - now();
+    int64_t wait = chardev->last_flush + FLUSH_INTERVAL - clock_now(CLOCK_MONOTONIC);
     if (wait <= 0) {
         flush_output(chardev);
     } else {
@@ -251,7 +240,7 @@ int chardev_init(struct chardev *chardev, const struct chardev_ops *ops, const s
     chardev->ops = ops;
     chardev->config = *config;
     chardev->input = chardev->output = -1;
-    chardev->last_flush = now() - FLUSH_INTERVAL;
+    chardev->last_flush = clock_now(CLOCK_MONOTONIC) - FLUSH_INTERVAL;
     if (ring_init(&chardev->in, smaller(CHARDEV_BUFFER, input_limit), input_limit) ||
         ring_init(&chardev->out, CHARDEV_BUFFER, output_limit)) {
         ring_free(&chardev->in);

@@ -5,10 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
+#include "base/macros.h"
 
 int ring_init(struct ring *ring, size_t capacity, size_t limit)
 {

@@ -7,13 +7,14 @@
 #include <time.h>
 
 #include "base/error.h"
+#include "devices/clock.h"
 #include "devices/timeout.h"
 #include "memory/region.h"
 
 /* Guest time in nanoseconds since 1970: in 64 bits it would end within reach of what a guest can set. */
 typedef __int128 instant;
 
-#define SECOND        ((instant)1000000000)
+#define SECOND        ((instant)NANOSECONDS)
 #define DAY           86400 /* seconds */
 #define NEVER         ((instant)1 << 120)
 #define UIP_TIME      244000    /* how long before an update it shows */
@@ -81,9 +82,7 @@ struct rtc {
 
 static int64_t host_clock(void *opaque)
 {
-    struct timespec time;
-    clock_gettime(CLOCK_REALTIME, &time);
-    return time.tv_sec * (int64_t)SECOND + time.tv_nsec;
+    return clock_now(CLOCK_REALTIME);
 }
 
 static instant guest_time(const struct rtc *rtc)

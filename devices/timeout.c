@@ -7,8 +7,7 @@
 #include <unistd.h>
 
 #include "base/event_loop.h"
-
-#define NANOSECONDS 1000000000
+#include "devices/clock.h"
 
 struct timeout {
     struct event_loop *loop;
