@@ -113,13 +113,11 @@ void chardev_close_output(struct chardev *chardev)
 static void keep_output(struct chardev *chardev, const uint8_t *data, size_t count)
 {
     struct ring *out = &chardev->out;
+    size_t kept = smaller(count, out->limit);
     size_t room = out->limit - out->count;
-    if (count > room) {
-        size_t old = smaller(count - room, out->count);
-        ring_drop(out, old);
-        chardev->dropped += old;
-    }
-    chardev->dropped += count - ring_put(out, data, count);
+    size_t old = kept > room ? kept - room : 0;
+    ring_drop(out, old);
+    chardev->dropped += old + count - ring_put(out, data + count - kept, kept);
 }
 
 size_t chardev_write(struct chardev *chardev, const void *data, size_t count)

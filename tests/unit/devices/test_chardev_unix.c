@@ -150,6 +150,23 @@ Test(chardev_unix, says_how_much_did_not_fit)
     stop(&server);
 }
 
+Test(chardev_unix, keeps_the_end_of_one_huge_write)
+{
+    struct server server;
+    start(&server);
+    static uint8_t data[KEPT + 100], got[KEPT];
+    for (size_t i = 0; i < sizeof(data); i++)
+        data[i] = pattern(i);
+    print(&server, "overwritten");
+    cr_assert_eq(chardev_write(server.chardev, data, sizeof(data)), sizeof(data));
+    int client = connect_to(server.path);
+    expect(client, "[godwit: 111 bytes of earlier output were dropped]\r\n");
+    read_all(client, got, KEPT);
+    cr_assert_eq(memcmp(got, data + 100, KEPT), 0);
+    close(client);
+    stop(&server);
+}
+
 static void *read_slowly(void *opaque)
 {
     int client = *(int *)opaque;
