@@ -2,7 +2,7 @@
 # Sourced by ../../dev and ../../tests/rig/rig; needs apt, cpio and `set -e`, and no privileges.
 # shellcheck shell=bash
 
-cache=${XDG_CACHE_HOME:-${HOME:?}/.cache}/godwit
+cache=${XDG_CACHE_HOME:-${HOME:-$(realpath "$(dirname "${BASH_SOURCE[0]}")/../..")}/.cache}/godwit
 
 # cached NAME COMMAND...: make sure that the cache holds folder NAME. COMMAND fills it in its current directory;
 # the folder appears whole or not at all, and only one process at a time makes it.
