@@ -23,7 +23,7 @@ static unsigned sizes_max(const struct memory_access_sizes *sizes, unsigned stan
 static unsigned aligned_size(uint64_t offset, size_t length, unsigned max)
 {
     unsigned size = max;
-    while (size > length || offset % size)
+    while (size > 1 && (size > length || offset % size))
         size /= 2;
     return size;
 }

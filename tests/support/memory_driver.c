@@ -270,13 +270,13 @@ static void op_create(struct driver *driver)
 static void add(struct driver *driver, int container, uint64_t place, int child, int priority)
 {
     struct oracle_node *node = &driver->now.nodes[child];
+    bool too_far = place + node->size > MEMORY_SIZE_MAX;
     int predicted = 0;
-    if (driver->now.nodes[container].kind == MEMORY_REGION_ALIAS || node->parent != ORACLE_NONE)
+    if (driver->now.nodes[container].kind == MEMORY_REGION_ALIAS || node->parent != ORACLE_NONE ||
+        (!too_far && oracle_shows(&driver->now, child, container)))
         predicted = -EINVAL;
-    else if (place + node->size > MEMORY_SIZE_MAX)
+    else if (too_far)
         predicted = -EOVERFLOW;
-    else if (oracle_shows(&driver->now, child, container))
-        predicted = -EINVAL;
     if (!predicted) {
         node->parent = container;
         node->address = place;

@@ -27,6 +27,7 @@ static const char *offloads(void)
 {
     static struct record replay;
     static char only[TEXT_SIZE];
+    size_t length = 0;
     struct recorder other;
     forget(&replay);
     listen_to(f.space, &other, "r", 0, &replay);
@@ -34,7 +35,8 @@ static const char *offloads(void)
     char *saved;
     for (char *call = strtok_r(replay.text, ";", &saved); call; call = strtok_r(NULL, ";", &saved))
         if (strstr(call, "fd") || strstr(call, "zone"))
-            strcat(strcat(only, only[0] ? " " : ""), strchr(call, ':') + 1);
+            length += (size_t)snprintf(only + length, TEXT_SIZE - length, "%s%s", length ? " " : "",
+                                       strchr(call, ':') + 1);
     replay.length = 0;
     memory_listener_unregister(&other.listener);
     forget(&record);

@@ -114,7 +114,7 @@ Test(transaction, failure_undoes_every_kind_of_change)
     add(&f.root, 0x20000, window, 0);
     cr_assert_eq(memory_region_add_ioeventfd(a, 0, 4, false, 0, 5, NULL), 0);
     char before[TEXT_SIZE];
-    strcpy(before, shown(&f));
+    snprintf(before, sizeof(before), "%s", shown(&f));
     recorder.fail = "apply";
     memory_transaction_begin(f.memory);
     cr_assert_eq(memory_region_remove_subregion(a, NULL), 0);
