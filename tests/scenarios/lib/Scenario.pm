@@ -41,7 +41,6 @@ sub finish
     for my $peer (grep { $_->{pid} && !defined $_->{status} } values %peers) {
         fail("$peer->{name} still runs at the end of the script: end it (exits NAME => STATUS)");
     }
-    flush_logs();
 }
 
 sub now { return clock_gettime(CLOCK_MONOTONIC) }
