@@ -632,6 +632,7 @@ static void start(struct driver *driver)
                (struct oracle_node){.size = (memory_size)tree->units * tree->unit, .target = ORACLE_NONE});
         EXPECT(driver, !address_space_create(driver->memory, "space", &driver->regions[i], &side->space,
                                              &driver->err));
+        oracle_look(tree, side->root, &side->shown);
         for (unsigned j = 0; j < RECORDERS; j++) {
             struct recorder *recorder = &side->recorders[j];
             *recorder = (struct recorder){

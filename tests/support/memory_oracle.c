@@ -51,11 +51,6 @@ static struct oracle_answer ask(const struct oracle_tree *tree, int index, __int
     return answer;
 }
 
-struct oracle_answer oracle_ask(const struct oracle_tree *tree, int root, uint64_t address)
-{
-    return ask(tree, root, address, (struct oracle_answer){0});
-}
-
 static bool joins(const struct oracle_range *range, const struct oracle_answer *next)
 {
     const struct oracle_answer *first = &range->first;
@@ -96,7 +91,8 @@ void oracle_look(const struct oracle_tree *tree, int root, struct oracle_view *v
     memset(view, 0, sizeof(*view));
     struct oracle_range *last = NULL;
     for (unsigned i = 0; i < tree->units; i++) {
-        struct oracle_answer answer = oracle_ask(tree, root, i * tree->unit);
+        struct oracle_answer answer = ask(tree, root, i * tree->unit, (struct oracle_answer){0});
+        view->answers[i] = answer;
         if (answer.node == ORACLE_NONE) {
             last = NULL;
         } else if (last && joins(last, &answer)) {

@@ -66,15 +66,15 @@ struct oracle_range {
     memory_size size;
 };
 
-/* All that a space shows, in the order in which listeners hear of it. */
+/* All that a space shows: at each unit, and in the order in which listeners hear of it. */
 struct oracle_view {
+    struct oracle_answer answers[ORACLE_UNITS];
     unsigned range_count, ioeventfd_count, zone_count;
     struct oracle_range ranges[ORACLE_UNITS];
     struct oracle_ioeventfd ioeventfds[ORACLE_ITEMS];
     struct oracle_zone zones[ORACLE_UNITS * ORACLE_ZONES];
 };
 
-struct oracle_answer oracle_ask(const struct oracle_tree *tree, int root, uint64_t address);
 void oracle_look(const struct oracle_tree *tree, int root, struct oracle_view *view);
 
 bool oracle_range_equal(const struct oracle_range *a, const struct oracle_range *b);
