@@ -1,0 +1,184 @@
+#include <stdlib.h>
+
+#include "memory/kvm_listener.h"
+#include "tests/support/fake_kvm.h"
+#include "tests/unit/memory/recorder.h"
+
+/*
+ * Every allocation of a change fails once, one after the other: each time all must be as before. The program
+ * is linked so that the allocations of the code under test come here first (tests/unit/CMakeLists.txt).
+ */
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t count, size_t size);
+void *__real_reallocarray(void *old, size_t count, size_t size);
+void *__real_aligned_alloc(size_t alignment, size_t size);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t count, size_t size);
+void *__wrap_reallocarray(void *old, size_t count, size_t size);
+void *__wrap_aligned_alloc(size_t alignment, size_t size);
+
+static unsigned fail_at; /* the allocation, counted from 1, that fails; 0: none */
+static unsigned allocations;
+
+static bool fails(void)
+{
+    return fail_at && ++allocations == fail_at;
+}
+
+void *__wrap_malloc(size_t size)
+{
+    return fails() ? NULL : __real_malloc(size);
+}
+
+void *__wrap_calloc(size_t count, size_t size)
+{
+    return fails() ? NULL : __real_calloc(count, size);
+}
+
+void *__wrap_reallocarray(void *old, size_t count, size_t size)
+{
+    return fails() ? NULL : __real_reallocarray(old, count, size);
+}
+
+void *__wrap_aligned_alloc(size_t alignment, size_t size)
+{
+    return fails() ? NULL : __real_aligned_alloc(alignment, size);
+}
+
+static struct fixture f;
+static struct fake_kvm kvm;
+static struct memory_region *ram_region, *device, *hole, *window;
+
+static void start(void)
+{
+    fixture_start(&f);
+    kvm = (struct fake_kvm){.slots_max = 16};
+    ram_region = ram(&f, "ram", 8 * PAGE);
+    device = mmio(&f, "device", 0x100);
+    hole = mmio(&f, "hole", PAGE);
+    window = alias(&f, "window", device, 0, 0x80);
+    add(&f.root, 0, ram_region, 0);
+    add(&f.root, 0x20000, device, 0);
+}
+
+static void end(void)
+{
+    fixture_end(&f);
+}
+
+TestSuite(no_memory, .init = start, .fini = end);
+
+/* Several changes, each of which may fail; then the transaction is none. */
+static int change(void)
+{
+    memory_transaction_begin(f.memory);
+    int result = memory_region_add_ioeventfd(device, 0x10, 4, false, 0, 5, NULL);
+    if (!result)
+        result = memory_region_add_coalesced(device, 0x20, 8, NULL);
+    if (!result)
+        result = memory_region_add_subregion(&f.root, PAGE, hole, 1, NULL);
+    if (!result)
+        result = memory_region_add_subregion(&f.root, 0x30000, window, 0, NULL);
+    int committed = memory_transaction_commit(f.memory, &f.err);
+    return result ? result : committed;
+}
+
+/* Takes back what change() has done of it, which nothing may hinder. */
+static void unchange(void)
+{
+    memory_region_remove_ioeventfd(device, 0x10, 4, false, 0, 5, NULL);
+    memory_region_clear_coalesced(device, NULL);
+    memory_region_remove_subregion(hole, NULL);
+    memory_region_remove_subregion(window, NULL);
+}
+
+Test(no_memory, for_a_commit)
+{
+    struct record record = {0};
+    struct recorder recorder;
+    struct kvm_listener *listener;
+    struct kvm_listener_config config = {&fake_kvm_ops, &kvm, false, kvm.slots_max};
+    cr_assert_eq(kvm_listener_create(f.space, &config, &listener, NULL), 0);
+    listen_to(f.space, &recorder, "a", 20, &record);
+    for (unsigned at = 1;; at++) {
+        allocations = 0;
+        fail_at = at;
+        int result = change();
+        fail_at = 0;
+        if (result == 0) {
+            cr_assert_gt(at, 10, "what fails only once has had its turn");
+            assert_shows(&f, "0+1000 ram@0, 1000+1000 hole@0, 2000+6000 ram@2000, 20000+100 device@0, "
+                             "30000+80 device@0");
+            break;
+        }
+        cr_assert_eq(result, -ENOMEM, "allocation %u", at);
+        unchange();
+        assert_shows(&f, "0+8000 ram@0, 20000+100 device@0");
+        cr_assert_eq(kvm.broken, 0, "%s", kvm.rule);
+        cr_assert_eq(kvm.ioeventfd_count, 0);
+        forget(&record);
+    }
+    memory_listener_unregister(&recorder.listener);
+    kvm_listener_destroy(listener);
+    cr_assert_eq(fake_kvm_slot_count(&kvm), 0);
+}
+
+/* A commit that alone runs out of memory, everything before it having succeeded. */
+Test(no_memory, for_the_last_step)
+{
+    struct record record = {0};
+    struct recorder recorder;
+    listen_to(f.space, &recorder, "a", 0, &record);
+    forget(&record);
+    for (unsigned at = 1;; at++) {
+        memory_transaction_begin(f.memory);
+        cr_assert_eq(memory_region_set_address(device, 0x40000, NULL), 0);
+        add(&f.root, PAGE, hole, 1);
+        allocations = 0;
+        fail_at = at;
+        int result = memory_transaction_commit(f.memory, &f.err);
+        fail_at = 0;
+        if (result == 0)
+            break;
+        cr_assert_eq(result, -ENOMEM);
+        cr_assert_not_null(strstr(f.err.message, "memory"));
+        assert_shows(&f, "0+8000 ram@0, 20000+100 device@0");
+        cr_assert_null(hole->state.container);
+        forget(&record);
+    }
+    assert_shows(&f, "0+1000 ram@0, 1000+1000 hole@0, 2000+6000 ram@2000, 40000+100 device@0");
+    memory_listener_unregister(&recorder.listener);
+}
+
+Test(no_memory, to_create_things)
+{
+    struct kvm_listener *listener;
+    struct kvm_listener_config config = {&fake_kvm_ops, &kvm, false, kvm.slots_max};
+    int result;
+    fail_at = 1;
+    allocations = 0;
+    cr_assert_null(memory_create());
+    do {
+        allocations = 0;
+        result = kvm_listener_create(f.space, &config, &listener, NULL);
+        cr_assert(result == 0 || (result == -ENOMEM && fake_kvm_slot_count(&kvm) == 0));
+        fail_at++;
+    } while (result);
+    fail_at = 0;
+    kvm_listener_destroy(listener);
+    for (fail_at = 1;; fail_at++) {
+        struct address_space *space;
+        allocations = 0;
+        result = address_space_create(f.memory, "x", &f.root, &space, NULL);
+        if (!result) {
+            address_space_destroy(space);
+            break;
+        }
+        cr_assert_eq(result, -ENOMEM);
+    }
+    struct ram_block *block;
+    fail_at = 1;
+    allocations = 0;
+    cr_assert_eq(ram_block_create("x", PAGE, 0, &block, NULL), -ENOMEM);
+    fail_at = 0;
+}
