@@ -20,7 +20,7 @@ struct memory_region;
 
 /*
  * Creates a space that shows `root` (borrowed; it must outlive the space). `name` is borrowed: "memory",
- * "io".
+ * "io". -EBUSY within a transaction.
  */
 int address_space_create(struct memory *memory, const char *name, struct memory_region *root,
                          struct address_space **space, struct error *err);
@@ -30,10 +30,10 @@ void address_space_destroy(struct address_space *space);
 
 /*
  * One access by a CPU or a device, of any length, RAM and MMIO mixed: RAM is copied, MMIO is handed to its
- * ops in pieces of their declared sizes. Bytes that nothing answers for read as ones and are dropped when
- * written; so does a write to ROM. Returns 0, or -ENXIO where nothing was there, -EACCES where the region
- * refused or cannot be written; the rest of the access takes place all the same. Any thread, with no lock
- * held that an MMIO callback could take.
+ * ops in pieces of their declared sizes. Bytes that nothing answers for, beyond 2^64 too, read as ones and
+ * are dropped when written; what cannot be written is dropped as well. Returns 0, or for the first part that
+ * failed -ENXIO where nothing was there, -EACCES where the region refused or cannot be written; the rest of
+ * the access takes place all the same. Any thread, with no lock held that an MMIO callback could take.
  */
 int address_space_read(struct address_space *space, uint64_t address, void *data, size_t length);
 int address_space_write(struct address_space *space, uint64_t address, const void *data, size_t length);
@@ -63,7 +63,7 @@ void guest_unmap(struct guest_mapping *mapping, uint64_t written);
 
 /*
  * Waits until no access that began before the call can still use a region that is no longer in any view:
- * after it, a removed region's memory may go. Not from within an MMIO callback. Blocks for as long as such an
- * access takes.
+ * after it, a removed region's memory may go. Not from within an MMIO callback or a transaction. Blocks for
+ * as long as such an access takes; commits go on meanwhile, and do not make it wait longer.
  */
 void memory_synchronize(struct memory *memory);

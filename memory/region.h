@@ -40,8 +40,8 @@ enum memory_region_kind {
                                   controllers */
 };
 
-/* Widths, in bytes, of the accesses of one side. All zero means 1 to 8 valid, 1 to 4 implemented, aligned
- * only. */
+/* Widths, in bytes, of accesses. A `min` of 0 means 1; a `max` of 0 means 8 valid or 4 implemented (or `min`,
+ * if that is more). */
 struct memory_access_sizes {
     unsigned min, max; /* powers of two, 1 to 8 */
     bool unaligned;
@@ -49,17 +49,26 @@ struct memory_access_sizes {
 
 /*
  * What an MMIO region or ROM device does. Called on the thread that makes the access, with no lock held: the
- * device guards itself. `offset` is from the start of the region; `size` is 1, 2, 4 or 8.
+ * device guards itself. `offset` is from the start of the region; `size` is 1, 2, 4 or 8; values are little
+ * endian. A callback may access any address space, and may change regions: its own access goes on in the view
+ * that it began with. A device that reaches guest memory while it holds its own lock uses guest_map(), which
+ * never leads back to a device.
  */
 struct memory_region_ops {
+    /* Either may be NULL: then the region refuses that kind of access. */
     uint64_t (*read)(void *opaque, uint64_t offset, unsigned size);
     void (*write)(void *opaque, uint64_t offset, uint64_t value, unsigned size);
-    /* What the guest may do; anything else reads as all ones and is not written. */
+    /*
+     * What the guest may do; anything else reads as all ones and is not written. A part of an access that
+     * falls to the region is judged as a whole if it is of 1, 2, 4 or 8 bytes; of another length it is a
+     * series in ascending order, each the widest that is aligned and not over `max`.
+     */
     struct memory_access_sizes valid;
     /*
      * What read and write above can do. Accesses that are wider or unaligned are split, in ascending order;
      * narrower reads take part of a wider one; narrower writes read the wider unit, change their part and
-     * write it back.
+     * write it back (without `read`, the rest is written as zeroes). A wider unit is aligned, so a region
+     * whose size is no multiple of `min` is asked for bytes past its end.
      */
     struct memory_access_sizes impl;
     /* Optional: a further check. */
@@ -188,10 +197,11 @@ int memory_region_set_romd(struct memory_region *region, bool romd_mode, struct 
 
 /*
  * An eventfd that the accelerator signals in place of a write to `offset` of the region: of `length` bytes
- * (1, 2, 4, 8, or 0 for any), and with `match` only if the value written is `data`. `fd` is borrowed.
- * Registered with the accelerator wherever the bytes it covers are visible as a whole. All five fields are
- * its identity: -EEXIST for adding it twice, -ENOENT for removing what is not there, -EINVAL for a length
- * that is not listed or passes the region's end.
+ * (1, 2, 4, 8, or 0 for any), and with `match` only if the value written is `data` (which does not count
+ * without). `fd` is borrowed. Registered with the accelerator wherever the bytes it covers are visible as a
+ * whole and can be written. All five fields are its identity: -EEXIST for adding it twice, -ENOENT for
+ * removing what is not there, -EINVAL for a length that is not listed or passes the region's end, for a match
+ * of any length, and for a region that is neither MMIO, ROM device nor reservation.
  */
 int memory_region_add_ioeventfd(struct memory_region *region, uint64_t offset, unsigned length, bool match,
                                 uint64_t data, int fd, struct error *err);
@@ -200,7 +210,8 @@ int memory_region_remove_ioeventfd(struct memory_region *region, uint64_t offset
 
 /*
  * Lets the accelerator hold back writes to [offset, offset + length) until the next exit: only for registers
- * where a late write cannot be told from a prompt one. -EINVAL past the region's end.
+ * where a late write cannot be told from a prompt one. -EINVAL for no bytes, past the region's end, and for a
+ * region that an ioeventfd cannot be in; -EEXIST where it overlaps another. They are taken away all at once.
  */
 int memory_region_add_coalesced(struct memory_region *region, uint64_t offset, uint64_t length,
                                 struct error *err);

@@ -228,6 +228,31 @@ Test(kvm_listener, failing_ioctl_is_taken_back)
     assert_slots("0+1000@0, 2000+2000@2000, 20000+4000@0 r");
 }
 
+/* The example of docs/memory.md. */
+Test(kvm_listener, shadowed_ram_and_a_doorbell)
+{
+    struct memory_region *target = ram(&f, "ram", 4 * PAGE), *device = mmio(&f, "device", PAGE);
+    struct memory_region *shadow = alias(&f, "shadow", target, PAGE, 3 * PAGE);
+    cr_assert_eq(memory_region_set_readonly(shadow, true, NULL), 0);
+    cr_assert_eq(memory_region_add_ioeventfd(device, 0x80, 4, false, 0, 9, NULL), 0);
+    memory_transaction_begin(f.memory);
+    add(&f.root, 0, alias(&f, "ram-low", target, 0, 4 * PAGE), 0);
+    add(&f.root, PAGE, shadow, 1);
+    add(&f.root, 2 * PAGE, device, 2);
+    add(&f.root, 0x8000, alias(&f, "window", device, 0x40, 0xc0), 0);
+    cr_assert_eq(memory_transaction_commit(f.memory, NULL), 0);
+    assert_shows(&f, "0+1000 ram@0, 1000+1000 ram@1000 r, 2000+1000 device@0, 3000+1000 ram@3000 r, "
+                     "8000+c0 device@40");
+    assert_slots("0+1000@0, 1000+1000@1000 r, 3000+1000@3000 r");
+    cr_assert(kvm.ioeventfd_count == 2 && kvm.ioeventfds[0].addr == 0x2080 &&
+              kvm.ioeventfds[1].addr == 0x8040);
+    unsigned calls = kvm.calls;
+    cr_assert_eq(memory_region_set_readonly(shadow, false, NULL), 0);
+    assert_shows(&f, "0+2000 ram@0, 2000+1000 device@0, 3000+1000 ram@3000, 8000+c0 device@40");
+    assert_slots("0+1000@0, 1000+1000@1000, 3000+1000@3000");
+    cr_assert_eq(kvm.calls - calls, 4, "two slots made anew, and nothing else");
+}
+
 static int refuse(struct memory_listener *self, const struct memory_change *change, struct error *err)
 {
     return error_set(err, EPERM, "no");
