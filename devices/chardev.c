@@ -161,6 +161,8 @@ static bool flush_once(struct chardev *chardev, int *output)
 
 int chardev_flush(struct chardev *chardev, int interrupt)
 {
+    if (chardev->ops->flushing)
+        chardev->ops->flushing(chardev);
     int output;
     while (flush_once(chardev, &output)) {
         struct pollfd wait[] = {{.fd = output, .events = POLLOUT}, {.fd = interrupt, .events = POLLIN}};

@@ -104,8 +104,8 @@ size_t chardev_read(struct chardev *chardev, void *data, size_t count);
 
 /*
  * Waits until the output taken so far has left for the descriptor, has failed, or has nobody to go to, or
- * until `interrupt` (a descriptor; -1: none) is readable. Returns 0, or -EINTR in the last case. While the
- * event loop does not run; blocks for as long as the reader is slow.
+ * until `interrupt` (a descriptor; -1: none) is readable. Returns 0, or -EINTR in the last case. On the event
+ * loop's thread, or while it does not run; blocks for as long as the reader is slow.
  */
 int chardev_flush(struct chardev *chardev, int interrupt);
 

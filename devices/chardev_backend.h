@@ -35,6 +35,9 @@ struct chardev_ops {
     void (*output_failed)(struct chardev *chardev, int error);
     /* Optional: writing succeeded. On any thread, with the lock. */
     void (*output_succeeded)(struct chardev *chardev);
+    /* Optional: output is about to be flushed. On the loop's thread, or while it does not run, without the
+     * lock. */
+    void (*flushing)(struct chardev *chardev);
     /* Closes the kind's descriptors and frees it. */
     void (*destroy)(struct chardev *chardev);
 };

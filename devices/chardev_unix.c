@@ -91,6 +91,14 @@ static void client_waiting(void *opaque, unsigned events)
     }
 }
 
+/* Nobody has seen yet whether a client waits, when the event loop has just ended. */
+static void flushing(struct chardev *chardev)
+{
+    struct chardev_unix *server = container_of(chardev, struct chardev_unix, chardev);
+    if (chardev->output < 0)
+        client_waiting(server, POLLIN);
+}
+
 /* Removes the socket unless something else has taken its place. */
 static void remove_socket(const struct chardev_unix *server)
 {
@@ -179,6 +187,7 @@ int chardev_create_unix(const struct chardev_config *config, const char *path, s
         .input_ended = input_ended,
         .hung_up = hung_up,
         .output_failed = output_failed,
+        .flushing = flushing,
         .destroy = destroy,
     };
     struct chardev_unix *server = calloc(1, sizeof(*server));

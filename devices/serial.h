@@ -53,7 +53,7 @@ void serial_allow_waiting(struct serial *serial, bool allowed);
 
 /*
  * Waits until the guest's output has left godwit, or `interrupt` is readable: chardev_flush() with the
- * transmitter FIFO. When neither the guest nor the event loop runs any more.
+ * transmitter FIFO. When the guest has stopped; on the event loop's thread, or while it does not run.
  */
 int serial_flush(struct serial *serial, int interrupt);
 

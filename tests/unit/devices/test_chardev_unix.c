@@ -87,6 +87,19 @@ Test(chardev_unix, keeps_output_until_a_client_comes)
     stop(&server);
 }
 
+Test(chardev_unix, a_client_that_came_at_the_last_moment_gets_what_was_kept)
+{
+    struct server server;
+    start(&server);
+    print(&server, "last words");
+    loop_stop(&server.loop);
+    int client = connect_to(server.path);
+    cr_assert_eq(chardev_flush(server.chardev, -1), 0);
+    expect(client, "last words");
+    close(client);
+    remove_server(&server);
+}
+
 Test(chardev_unix, survives_clients_coming_and_going)
 {
     struct server server;
