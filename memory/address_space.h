@@ -25,7 +25,8 @@ struct memory_region;
 int address_space_create(struct memory *memory, const char *name, struct memory_region *root,
                          struct address_space **space, struct error *err);
 
-/* Frees it. Its listeners must be unregistered and no access under way. NULL is allowed. */
+/* Frees it. Its listeners must be unregistered, no access under way and no transaction open. NULL is allowed.
+ */
 void address_space_destroy(struct address_space *space);
 
 /*
@@ -58,7 +59,7 @@ struct guest_mapping {
 int guest_map(struct address_space *space, uint64_t address, uint64_t length, bool writable,
               struct guest_mapping *mapping);
 
-/* Gives a mapping back; its first `written` bytes were changed and are marked dirty. */
+/* Gives a mapping back, of which the first `written` bytes may have been changed. */
 void guest_unmap(struct guest_mapping *mapping, uint64_t written);
 
 /*

@@ -90,9 +90,13 @@ struct address_space {
     struct flat_view *view;             /* the published one, as the lock's owner sees it */
     _Atomic uint64_t current;           /* the same and the references taken through it (flat_view.c) */
 
-    struct span touched;              /* what the open transaction may have changed; empty: nothing */
-    struct memory_change change;      /* of the commit under way; without `new_view`: none */
-    struct memory_listener *prepared; /* the last listener that has prepared for it */
+    struct span touched; /* what the open transaction may have changed; empty: nothing */
+
+    /* Of the commit under way. */
+    struct flat_view *pending;  /* the view to publish; NULL: this space does not change */
+    struct flat_view *replaced; /* a reference to the one before */
+    struct memory_change change;
+    struct memory_listener *prepared; /* the last listener that has prepared; NULL: none */
 };
 
 /* A region's ioeventfd; `offset` is in the region. */
@@ -124,10 +128,11 @@ struct memory_offloads *memory_offloads_get(struct memory_offloads *offloads);
 void memory_offloads_put(struct memory_offloads *offloads);
 
 /*
- * Keeps the state of `region` as it is before its first change in this transaction, to which it belongs.
- * -ENOMEM; -EBUSY in a listener's callback.
+ * Begins a transaction for a change of `region` and keeps the state that the region had before its first
+ * change in the outermost one. After success the caller ends with memory_transaction_commit(). -ENOMEM;
+ * -EBUSY in a listener's callback.
  */
-int memory_undo_save(struct memory_region *region, struct error *err);
+int memory_region_begin_change(struct memory_region *region, struct error *err);
 
 /* Puts all regions back into the state before the transaction; or makes their present state final. */
 void memory_undo_restore(struct memory *memory);

@@ -93,6 +93,6 @@ int memory_listener_register(struct memory_listener *listener, struct address_sp
 
 /*
  * Plays a change from the current view to an empty one, whose refusals and failures count for nothing, and
- * forgets the listener. One that is not registered is left alone.
+ * forgets the listener. One that is not registered is left alone. Not from a callback.
  */
 void memory_listener_unregister(struct memory_listener *listener);

@@ -72,42 +72,13 @@ static int render(struct address_space *space, struct error *err)
         .start = (uint64_t)touched.start,
         .end = (memory_size)touched.end,
     };
-    if (memory_change_visible(&space->change))
+    if (!memory_change_visible(&space->change)) {
+        flat_view_destroy(view);
         return 0;
-    flat_view_destroy(view);
-    space->change.new_view = NULL;
+    }
+    space->pending = view;
+    space->replaced = flat_view_get(space);
     return 0;
-}
-
-/* Runs `step` for every space that changed, until one fails. */
-static int for_changed(struct memory *memory, int (*step)(struct address_space *, struct error *),
-                       struct error *err)
-{
-    int result = 0;
-    for (struct address_space *space = memory->spaces; space && !result; space = space->next)
-        if (space->change.new_view)
-            result = step(space, err);
-    return result;
-}
-
-/* Makes the new views the current ones. The old ones are kept for the commit callbacks. */
-static void publish(struct memory *memory)
-{
-    for (struct address_space *space = memory->spaces; space; space = space->next) {
-        struct memory_change *change = &space->change;
-        if (!change->new_view)
-            continue;
-        struct flat_view *old = flat_view_get(space);
-        flat_view_publish(space, (struct flat_view *)change->new_view);
-        change->old_view = old;
-    }
-    for (struct address_space *space = memory->spaces; space; space = space->next) {
-        if (!space->change.new_view)
-            continue;
-        listeners_commit(space);
-        flat_view_put((struct flat_view *)space->change.old_view);
-    }
-    memory_undo_forget(memory);
 }
 
 /* Tells the listeners of `space` and all later ones that nothing came of it, the last first. */
@@ -117,7 +88,7 @@ static void abort_falling(struct address_space *space)
         return;
     abort_falling(space->next);
     listeners_abort(space);
-    flat_view_destroy((struct flat_view *)space->change.new_view);
+    flat_view_destroy(space->pending);
 }
 
 static void roll_back(struct memory *memory, struct error *err)
@@ -127,25 +98,48 @@ static void roll_back(struct memory *memory, struct error *err)
     memory_undo_restore(memory);
 }
 
-static int commit(struct memory *memory, struct error *err)
+static void forget_commit(struct memory *memory)
+{
+    for (struct address_space *space = memory->spaces; space; space = space->next) {
+        flat_view_put(space->replaced);
+        space->touched = (struct span){0};
+        space->pending = space->replaced = NULL;
+        space->prepared = NULL;
+    }
+    memory->call_count = 0;
+}
+
+static int try_commit(struct memory *memory, struct error *err)
 {
     int result = 0;
     for (struct address_space *space = memory->spaces; space && !result; space = space->next)
         result = render(space, err);
-    if (!result)
-        result = for_changed(memory, listeners_prepare, err);
-    if (!result)
-        result = for_changed(memory, listeners_apply, err);
+    for (struct address_space *space = memory->spaces; space && !result; space = space->next)
+        result = space->pending ? listeners_prepare(space, err) : 0;
+    for (struct address_space *space = memory->spaces; space && !result; space = space->next)
+        result = space->pending ? listeners_apply(space, err) : 0;
+    return result;
+}
+
+static void finish_commit(struct memory *memory)
+{
+    for (struct address_space *space = memory->spaces; space; space = space->next)
+        if (space->pending)
+            flat_view_publish(space, space->pending);
+    for (struct address_space *space = memory->spaces; space; space = space->next)
+        if (space->pending)
+            listeners_commit(space);
+    memory_undo_forget(memory);
+}
+
+static int commit(struct memory *memory, struct error *err)
+{
+    int result = try_commit(memory, err);
     if (result)
         roll_back(memory, err);
     else
-        publish(memory);
-    for (struct address_space *space = memory->spaces; space; space = space->next) {
-        space->touched = (struct span){0};
-        space->change = (struct memory_change){0};
-        space->prepared = NULL;
-    }
-    memory->call_count = 0;
+        finish_commit(memory);
+    forget_commit(memory);
     return result;
 }
 

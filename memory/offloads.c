@@ -54,14 +54,14 @@ static struct memory_offloads *copy(const struct memory_offloads *old)
  */
 static int begin_change(struct memory_region *region, struct memory_offloads **offloads, struct error *err)
 {
-    memory_transaction_begin(region->memory);
-    int result = memory_undo_save(region, err);
-    *offloads = result ? NULL : copy(region->state.offloads);
-    if (!result && !*offloads)
-        result = error_set(err, ENOMEM, "region %s: not enough memory for a change", region->name);
+    int result = memory_region_begin_change(region, err);
     if (result)
-        memory_transaction_commit(region->memory, NULL);
-    return result;
+        return result;
+    *offloads = copy(region->state.offloads);
+    if (*offloads)
+        return 0;
+    memory_transaction_commit(region->memory, NULL);
+    return error_set(err, ENOMEM, "region %s: not enough memory for a change", region->name);
 }
 
 static int end_change(struct memory_region *region, struct memory_offloads *offloads, struct span span,

@@ -156,20 +156,6 @@ void memory_region_destroy(struct memory_region *region)
     pthread_mutex_unlock(&memory->lock);
 }
 
-/*
- * Begins a change of `region`: a transaction, and its state is kept. After success the caller changes the
- * region and ends with end_change(); after a failure nothing is to be done.
- */
-static int begin_change(struct memory_region *region, struct error *err)
-{
-    struct memory *memory = region->memory;
-    memory_transaction_begin(memory);
-    int result = memory_undo_save(region, err);
-    if (result)
-        memory_transaction_commit(memory, NULL);
-    return result;
-}
-
 static int end_change(struct memory_region *region, struct error *err)
 {
     return memory_transaction_commit(region->memory, err);
@@ -194,8 +180,8 @@ static void touch_enabled(struct memory_region *region)
         touch_all(region);
 }
 
-/* Whether what `from` shows can come from `region`, or can once they are put together: whether one of the
- * regions that show `from` is `region`. */
+/* Whether the way up from `from`, by containers and by aliases of them, leads to `region`: then `region`
+ * shows what `from` shows. */
 static bool shown_by(struct memory_region *from, const struct memory_region *region, uint64_t search)
 {
     for (; from && from->visited != search; from = from->state.container) {
@@ -232,7 +218,7 @@ static int check_add(struct memory_region *container, uint64_t offset, struct me
 int memory_region_add_subregion(struct memory_region *container, uint64_t offset, struct memory_region *child,
                                 int priority, struct error *err)
 {
-    int result = begin_change(child, err);
+    int result = memory_region_begin_change(child, err);
     if (result)
         return result;
     result = check_add(container, offset, child, err);
@@ -254,7 +240,7 @@ static int no_container(const struct memory_region *region, struct error *err)
 
 int memory_region_remove_subregion(struct memory_region *child, struct error *err)
 {
-    int result = begin_change(child, err);
+    int result = memory_region_begin_change(child, err);
     if (result)
         return result;
     if (!child->state.container)
@@ -267,7 +253,7 @@ int memory_region_remove_subregion(struct memory_region *child, struct error *er
 
 int memory_region_set_enabled(struct memory_region *region, bool enabled, struct error *err)
 {
-    int result = begin_change(region, err);
+    int result = memory_region_begin_change(region, err);
     if (result)
         return result;
     if (region->state.enabled != enabled)
@@ -278,7 +264,7 @@ int memory_region_set_enabled(struct memory_region *region, bool enabled, struct
 
 int memory_region_set_address(struct memory_region *region, uint64_t address, struct error *err)
 {
-    int result = begin_change(region, err);
+    int result = memory_region_begin_change(region, err);
     if (result)
         return result;
     if (!region->state.container)
@@ -312,7 +298,7 @@ static int check_size(const struct memory_region *region, memory_size size, stru
 
 int memory_region_set_size(struct memory_region *region, memory_size size, struct error *err)
 {
-    int result = begin_change(region, err);
+    int result = memory_region_begin_change(region, err);
     if (result)
         return result;
     result = check_size(region, size, err);
@@ -328,7 +314,7 @@ int memory_region_set_size(struct memory_region *region, memory_size size, struc
 
 int memory_region_set_alias_offset(struct memory_region *alias, uint64_t offset, struct error *err)
 {
-    int result = begin_change(alias, err);
+    int result = memory_region_begin_change(alias, err);
     if (result)
         return result;
     if (alias->kind != MEMORY_REGION_ALIAS)
@@ -342,7 +328,7 @@ int memory_region_set_alias_offset(struct memory_region *alias, uint64_t offset,
 /* Sets an attribute of `region`, where `flag` points into its state. */
 static int set_flag(struct memory_region *region, bool *flag, bool value, struct error *err)
 {
-    int result = begin_change(region, err);
+    int result = memory_region_begin_change(region, err);
     if (result)
         return result;
     if (*flag != value)

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "memory/internal.h"
+#include "memory/memory.h"
 
 /* Whether `a` lies over its sibling `b`. */
 static bool lies_over(const struct memory_region *a, const struct memory_region *b)
@@ -65,7 +66,7 @@ struct memory_undo {
     struct memory_undo *next, **link;
 };
 
-int memory_undo_save(struct memory_region *region, struct error *err)
+static int save(struct memory_region *region, struct error *err)
 {
     struct memory *memory = region->memory;
     if (memory->committing)
@@ -82,6 +83,15 @@ int memory_undo_save(struct memory_region *region, struct error *err)
     memory->undo = undo;
     region->undo = undo;
     return 0;
+}
+
+int memory_region_begin_change(struct memory_region *region, struct error *err)
+{
+    memory_transaction_begin(region->memory);
+    int result = save(region, err);
+    if (result)
+        memory_transaction_commit(region->memory, NULL);
+    return result;
 }
 
 static void forget(struct memory_undo *undo)
