@@ -251,6 +251,16 @@ int memory_region_remove_subregion(struct memory_region *child, struct error *er
     return end_change(child, err);
 }
 
+int memory_region_remove_all_subregions(struct memory_region *container, struct error *err)
+{
+    memory_transaction_begin(container->memory);
+    int result = 0;
+    while (!result && container->subregions)
+        result = memory_region_remove_subregion(container->subregions, err);
+    int committed = memory_transaction_commit(container->memory, result ? NULL : err);
+    return result ? result : committed;
+}
+
 int memory_region_set_enabled(struct memory_region *region, bool enabled, struct error *err)
 {
     int result = memory_region_begin_change(region, err);

@@ -153,10 +153,7 @@ static void destroy_guest(struct guest *guest)
 {
     check(serial_flush(guest->serial, -1) == 0);
     address_space_destroy(guest->space);
-    memory_transaction_begin(guest->memory);
-    while (guest->root.subregions)
-        memory_region_remove_subregion(guest->root.subregions, NULL);
-    check(memory_transaction_commit(guest->memory, NULL) == 0);
+    check(memory_region_remove_all_subregions(&guest->root, NULL) == 0);
     serial_destroy(guest->serial);
     rtc_destroy(guest->rtc);
     acpi_pm_destroy(guest->pm);

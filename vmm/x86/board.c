@@ -336,12 +336,6 @@ int board_create(const struct machine_config *config, struct kvm_vm *vm, struct 
     return 0;
 }
 
-static void take_apart(struct memory_region *root)
-{
-    while (root->subregions)
-        memory_region_remove_subregion(root->subregions, NULL);
-}
-
 void board_destroy(struct board *board)
 {
     if (!board)
@@ -350,8 +344,10 @@ void board_destroy(struct board *board)
     kvm_listener_destroy(board->io_listener);
     address_space_destroy(board->memory_space);
     address_space_destroy(board->io_space);
-    take_apart(&board->root);
-    take_apart(&board->io_root);
+    if (board->io_root.memory) { /* the last of the roots to be initialised */
+        memory_region_remove_all_subregions(&board->root, NULL);
+        memory_region_remove_all_subregions(&board->io_root, NULL);
+    }
     serial_destroy(board->serial);
     rtc_destroy(board->rtc);
     acpi_pm_destroy(board->pm);

@@ -95,6 +95,18 @@ Test(region, has_one_container)
     add(b, 0, child, 0);
 }
 
+Test(region, a_container_can_be_emptied)
+{
+    struct memory_region *box = container(&f, "box", 0x100);
+    struct memory_region *x = mmio(&f, "x", 1), *y = mmio(&f, "y", 1);
+    add(box, 0, x, 0);
+    add(box, 1, y, 0);
+    cr_assert_eq(memory_region_remove_all_subregions(box, NULL), 0);
+    cr_assert_eq(memory_region_remove_subregion(x, NULL), -EINVAL);
+    cr_assert_eq(memory_region_remove_subregion(y, NULL), -EINVAL);
+    cr_assert_eq(memory_region_remove_all_subregions(box, NULL), 0);
+}
+
 Test(region, alias_holds_no_subregions)
 {
     struct memory_region *box = container(&f, "box", 0x100);
