@@ -50,10 +50,11 @@ sub now { return clock_gettime(CLOCK_MONOTONIC) }
 sub fail
 {
     my ($message) = @_;
-    my $level = 0;
-    $level++ while caller($level) && (caller $level)[1] ne $script;
-    my $line = (caller $level)[2];
-    die $message . ($line ? " (line $line)" : '') . "\n";
+    my @lines;
+    for (my $level = 0; my (undef, $file, $line) = caller $level; $level++) {
+        push @lines, $line if $file eq $script;
+    }
+    die $message . (@lines ? ' (line ' . join(', from line ', @lines) . ')' : '') . "\n";
 }
 
 sub printable
