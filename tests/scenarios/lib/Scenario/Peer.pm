@@ -58,7 +58,12 @@ sub spawn
     my $self = $class->new($name);
     my $child = $option{on} eq 'terminal' ? $self->open_terminal : $self->open_pipes(\%option);
     my $parent = $$;
+    # Until the child is someone else it must not act on a signal that a script sends it as the script itself would.
+    my ($term, $before) = (POSIX::SigSet->new(POSIX::SIGTERM()), POSIX::SigSet->new);
+    POSIX::sigprocmask(POSIX::SIG_BLOCK(), $term, $before);
     my $pid = fork // die "fork: $!\n";
+    $SIG{TERM} = 'DEFAULT' if $pid == 0;
+    POSIX::sigprocmask(POSIX::SIG_SETMASK(), $before);
     if ($pid == 0) {
         eval { in_child($parent, $child, $words, \%option) };
         syswrite STDERR, "scenario: $@";
