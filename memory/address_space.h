@@ -59,7 +59,8 @@ struct guest_mapping {
 int guest_map(struct address_space *space, uint64_t address, uint64_t length, bool writable,
               struct guest_mapping *mapping);
 
-/* Gives a mapping back, of which the first `written` bytes may have been changed. */
+/* Gives a mapping back, of which the first `written` bytes may have been changed: their pages are marked
+ * dirty (memory/dirty.h). */
 void guest_unmap(struct guest_mapping *mapping, uint64_t written);
 
 /*

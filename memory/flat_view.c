@@ -184,16 +184,28 @@ void *flat_range_host(const struct flat_range *range, bool write)
     return (char *)region->block->host + region->block_offset + range->offset_in_region;
 }
 
-struct flat_cursor flat_cursor_begin(const struct flat_view *view, uint64_t start, memory_size end)
+struct flat_cursor flat_cursor_begin(const struct flat_view *view, const struct memory_window *windows,
+                                     size_t count)
 {
-    return (struct flat_cursor){.view = view, .range = flat_view_from(view, start), .end = end};
+    return (struct flat_cursor){
+        .view = view,
+        .range = count ? flat_view_from(view, windows->start) : NULL,
+        .windows = windows,
+        .window_count = count,
+    };
 }
 
-/* The cursor's range, while there is one. */
+/* The cursor's range, while there is one: in a later window if there are no more in this one. */
 static const struct flat_range *cursor_range(struct flat_cursor *cursor)
 {
-    if (cursor->range && cursor->range->start >= cursor->end)
-        cursor->range = NULL;
+    while (cursor->range && cursor->range->start >= cursor->windows->end) {
+        cursor->windows++;
+        cursor->window_count--;
+        if (!cursor->window_count)
+            cursor->range = NULL;
+        else if (flat_range_end(cursor->range) <= cursor->windows->start)
+            cursor->range = flat_view_from(cursor->view, cursor->windows->start);
+    }
     return cursor->range;
 }
 

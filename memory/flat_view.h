@@ -30,6 +30,7 @@ struct flat_range {
     bool readonly;  /* by the region's kind (ROM), or by any region it is seen through */
     bool romd_mode; /* a ROM device whose reads go straight to RAM */
     bool unmergeable;
+    unsigned log; /* mask of the clients of memory/dirty.h that want to know of writes to it */
     struct memory_offloads *offloads; /* private to memory/ */
 };
 
@@ -86,9 +87,11 @@ bool flat_range_equal(const struct flat_range *a, const struct flat_range *b);
  */
 void *flat_range_host(const struct flat_range *range, bool write);
 
+struct memory_window;
+
 /*
- * Walks over the ioeventfds, or the coalesced zones, of the ranges that end behind `start` and begin before
- * `end`, in order of address, length, match, data, fd. An ioeventfd is there where a range shows all the
+ * Walks over the ranges that lie in some windows (memory/listener.h), or over their ioeventfds or coalesced
+ * zones, in order of address, length, match, data, fd. An ioeventfd is there where a range shows all the
  * bytes it covers (one byte if its length is any) and can be written; of a zone that part is there that the
  * range shows.
  */
@@ -96,10 +99,12 @@ struct flat_cursor {
     const struct flat_view *view;
     const struct flat_range *range;
     size_t index;
-    memory_size end;
+    const struct memory_window *windows; /* the range's, and those after it */
+    size_t window_count;
 };
 
-struct flat_cursor flat_cursor_begin(const struct flat_view *view, uint64_t start, memory_size end);
+struct flat_cursor flat_cursor_begin(const struct flat_view *view, const struct memory_window *windows,
+                                     size_t count);
 bool flat_cursor_next_ioeventfd(struct flat_cursor *cursor, struct flat_ioeventfd *ioeventfd);
 bool flat_cursor_next_zone(struct flat_cursor *cursor, struct flat_zone *zone);
 bool flat_cursor_next_range(struct flat_cursor *cursor, const struct flat_range **range);

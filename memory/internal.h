@@ -95,7 +95,8 @@ struct address_space {
     /* Of the commit under way. */
     struct flat_view *pending;  /* the view to publish; NULL: this space does not change */
     struct flat_view *replaced; /* a reference to the one before */
-    struct memory_change change;
+    struct memory_window window;
+    struct memory_change change;      /* of `window` */
     struct memory_listener *prepared; /* the last listener that has prepared; NULL: none */
 };
 

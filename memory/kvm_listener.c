@@ -86,10 +86,12 @@ static bool slot_right(const struct slot *slot, const struct flat_view *view)
 static size_t doom(struct kvm_listener *self, const struct memory_change *change, struct span *span)
 {
     size_t doomed = 0;
-    *span = (struct span){change->start, (__int128)change->end};
-    for (size_t i = slot_from(self, change->start); i < self->count; i++) {
+    uint64_t start = change->windows->start;
+    memory_size end = change->windows[change->window_count - 1].end;
+    *span = (struct span){start, (__int128)end};
+    for (size_t i = slot_from(self, start); i < self->count; i++) {
         struct slot *slot = &self->slots[i];
-        if (slot->address >= change->end)
+        if (slot->address >= end)
             break;
         slot->doomed = !slot_right(slot, change->new_view);
         doomed += slot->doomed;

@@ -154,8 +154,8 @@ static struct difference difference_begin(const struct item_kind *kind, const st
 {
     struct difference difference = {
         .kind = kind,
-        .old_cursor = flat_cursor_begin(change->old_view, change->start, change->end),
-        .new_cursor = flat_cursor_begin(change->new_view, change->start, change->end),
+        .old_cursor = flat_cursor_begin(change->old_view, change->windows, change->window_count),
+        .new_cursor = flat_cursor_begin(change->new_view, change->windows, change->window_count),
     };
     difference.has_old = kind->next(&difference.old_cursor, &difference.old);
     difference.has_new = kind->next(&difference.new_cursor, &difference.new);
@@ -337,10 +337,12 @@ static void unlink_listener(struct memory_listener *listener)
     listener->next = NULL;
 }
 
+static const struct memory_window everything = {0, MEMORY_SIZE_MAX};
+
 static int replay(struct memory_listener *listener, struct error *err)
 {
     struct address_space *space = listener->space;
-    struct memory_change change = {space, &flat_view_empty, space->view, 0, MEMORY_SIZE_MAX};
+    struct memory_change change = {space, &flat_view_empty, space->view, &everything, 1};
     int result = prepare(listener, &change, err);
     if (result)
         return result;
@@ -387,7 +389,7 @@ void memory_listener_unregister(struct memory_listener *listener)
     assert(!memory->committing);
     memory->committing = true;
     unlink_listener(listener);
-    struct memory_change change = {space, space->view, &flat_view_empty, 0, MEMORY_SIZE_MAX};
+    struct memory_change change = {space, space->view, &flat_view_empty, &everything, 1};
     prepare(listener, &change, NULL);
     play_all(&(struct play){.change = &change, .listeners = listener, .final = true});
     finish(listener, &change);

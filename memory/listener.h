@@ -8,11 +8,15 @@
  *   2. for each space that changed:
  *      a. coalesced_del   zones that are gone         (by falling priority)
  *      b. range_del       ranges gone or changed      (by falling priority)
- *      c. range_add       ranges new or changed       (by rising priority)
- *      d. coalesced_add   new zones                   (by rising priority)
- *      e. ioeventfd_del   ioeventfds that are gone    (by falling priority)
- *      f. ioeventfd_add   new ioeventfds              (by rising priority)
- *      g. apply           for listeners that work on whole views (by rising priority)
+ *      c. for each range within the windows of the change that is the same before and after:
+ *         range_nop       it is still there           (by rising priority)
+ *         log_start       clients now log its writes  (by rising priority)
+ *         log_stop        clients no longer do        (by falling priority)
+ *      d. range_add       ranges new or changed       (by rising priority)
+ *      e. coalesced_add   new zones                   (by rising priority)
+ *      f. ioeventfd_del   ioeventfds that are gone    (by falling priority)
+ *      g. ioeventfd_add   new ioeventfds              (by rising priority)
+ *      h. apply           for listeners that work on whole views (by rising priority)
  *      Within a step items come by rising address, and each goes to all listeners before the next one.
  * Listeners of one priority are in order of registration when it rises and in the reverse order when it
  * falls.
@@ -20,8 +24,9 @@
  *   4. commit, by rising priority; the regions that have gone may still have readers.
  *
  * If a listener fails in step 1 or 2, the calls of step 2 are taken back in exactly the reverse order (a
- * range_add by a range_del and so on, an apply by a revert), then those that had prepared are told abort in
- * reverse order, and the tree is put back. A listener whose call failed must have undone that call itself.
+ * range_add by a range_del and so on, an apply by a revert; a range_nop by nothing), then those that had
+ * prepared are told abort in reverse order, and the tree is put back. A listener whose call failed must have
+ * undone that call itself.
  *
  * All callbacks run on the committing thread with the lock of `struct memory` held. They may read memory and
  * take views; a change to any region fails with -EBUSY. They must not take a lock that somebody holds while
@@ -38,12 +43,22 @@ struct address_space;
 struct error;
 struct memory_listener;
 
-/* What a commit, a registration or its end changes. The views agree outside of [start, end). */
+/* Addresses from `start` up to and without `end`. Never empty. */
+struct memory_window {
+    uint64_t start;
+    memory_size end;
+};
+
+/*
+ * What a commit, a registration or its end changes. Outside of the windows the views agree; a range of either
+ * view lies in one window as a whole or in none. A range that differs in nothing but who logs its writes is
+ * the same range.
+ */
 struct memory_change {
     struct address_space *space;
     const struct flat_view *old_view, *new_view;
-    uint64_t start;
-    memory_size end;
+    const struct memory_window *windows; /* rising; they do not touch each other */
+    size_t window_count;
 };
 
 /*
@@ -56,6 +71,15 @@ struct memory_listener_ops {
                          const struct flat_zone *zone, struct error *err);
     int (*range_del)(struct memory_listener *listener, const struct memory_change *change,
                      const struct flat_range *range, struct error *err);
+    void (*range_nop)(struct memory_listener *listener, const struct memory_change *change,
+                      const struct flat_range *range);
+    /* `range` is of the new view; `old` and range->log are masks of clients. One of both is called, or none,
+     * by whether bits were won or all that changed is that bits were lost. */
+    int (*log_start)(struct memory_listener *listener, const struct memory_change *change,
+                     const struct flat_range *range, unsigned old, struct error *err);
+    int (*log_stop)(struct memory_listener *listener, const struct memory_change *change,
+                    const struct flat_range *range, unsigned old, struct error *err);
+    /* Who logs a new range is in range->log. */
     int (*range_add)(struct memory_listener *listener, const struct memory_change *change,
                      const struct flat_range *range, struct error *err);
     int (*coalesced_add)(struct memory_listener *listener, const struct memory_change *change,

@@ -65,12 +65,13 @@ static int render(struct address_space *space, struct error *err)
     struct flat_view *view;
     if (memory_render(space, &touched, &view))
         return error_set(err, ENOMEM, "address space %s: not enough memory for a new view", space->name);
+    space->window = (struct memory_window){(uint64_t)touched.start, (memory_size)touched.end};
     space->change = (struct memory_change){
         .space = space,
         .old_view = space->view,
         .new_view = view,
-        .start = (uint64_t)touched.start,
-        .end = (memory_size)touched.end,
+        .windows = &space->window,
+        .window_count = 1,
     };
     if (!memory_change_visible(&space->change)) {
         flat_view_destroy(view);

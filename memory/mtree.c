@@ -95,7 +95,8 @@ static void print_tree(FILE *file, const struct memory_region *region, __int128 
 
 static void print_ioeventfds(FILE *file, const struct flat_view *view, const struct flat_range *range)
 {
-    struct flat_cursor cursor = flat_cursor_begin(view, range->start, flat_range_end(range));
+    const struct memory_window window = {range->start, flat_range_end(range)};
+    struct flat_cursor cursor = flat_cursor_begin(view, &window, 1);
     for (struct flat_ioeventfd ioeventfd; flat_cursor_next_ioeventfd(&cursor, &ioeventfd);) {
         fprintf(file, "%*sioeventfd %016llx", 3 * INDENT, "", (unsigned long long)ioeventfd.address);
         if (ioeventfd.length)
@@ -108,7 +109,8 @@ static void print_ioeventfds(FILE *file, const struct flat_view *view, const str
 
 static void print_zones(FILE *file, const struct flat_view *view, const struct flat_range *range)
 {
-    struct flat_cursor cursor = flat_cursor_begin(view, range->start, flat_range_end(range));
+    const struct memory_window window = {range->start, flat_range_end(range)};
+    struct flat_cursor cursor = flat_cursor_begin(view, &window, 1);
     for (struct flat_zone zone; flat_cursor_next_zone(&cursor, &zone);) {
         fprintf(file, "%*scoalesced ", 3 * INDENT, "");
         print_extent(file, zone.address, zone.size);

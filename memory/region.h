@@ -85,6 +85,7 @@ struct memory_region_state {
     bool readonly; /* for what shows through it, aliases included */
     bool unmergeable;
     bool romd_mode;
+    unsigned log; /* regions with a RAM block: mask of the dirty clients (memory/dirty.h) */
     int priority;
     uint64_t order;   /* among siblings of one priority the greatest is on top */
     uint64_t address; /* in the container */

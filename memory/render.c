@@ -115,8 +115,8 @@ static void heap_pop(struct render *render)
 static bool continues(const struct flat_range *range, const struct flat_range *next)
 {
     return range->region == next->region && range->offset_in_region + range->size == next->offset_in_region &&
-           range->readonly == next->readonly && range->romd_mode == next->romd_mode && !range->unmergeable &&
-           !next->unmergeable;
+           range->readonly == next->readonly && range->romd_mode == next->romd_mode &&
+           range->log == next->log && !range->unmergeable && !next->unmergeable;
 }
 
 /* Shows [start, end) of segment `index`. */
@@ -132,6 +132,7 @@ static bool emit(struct render *render, size_t index, __int128 start, __int128 e
         .readonly = segment->readonly,
         .romd_mode = region->kind == MEMORY_REGION_ROM_DEVICE && region->state.romd_mode,
         .unmergeable = segment->unmergeable,
+        .log = region->state.log,
         .offloads = region->state.offloads,
     };
     struct flat_range *last = flat_view_last(render->view);

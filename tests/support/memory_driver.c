@@ -643,7 +643,8 @@ static void start(struct driver *driver)
     }
     driver->log.count = 0;
     driver->kvm.slots_max = pick(driver, 4) ? FAKE_KVM_SLOTS_MAX : 1 + pick(driver, 3);
-    struct kvm_listener_config config = {&fake_kvm_ops, &driver->kvm, false, driver->kvm.slots_max};
+    struct kvm_listener_config config = {
+        .ops = &fake_kvm_ops, .opaque = &driver->kvm, .slots_max = driver->kvm.slots_max};
     if (tree->unit == RAM_PAGE_SIZE)
         EXPECT(driver,
                !kvm_listener_create(driver->sides[0].space, &config, &driver->kvm_listener, &driver->err));

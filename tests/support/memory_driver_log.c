@@ -26,7 +26,7 @@ static int heard(struct memory_listener *listener, const struct memory_change *c
     struct recorder *self = from_listener(listener);
     struct driver *driver = self->driver;
     append(driver, &driver->log, self, stage, item);
-    EXPECT(driver, change->old_view != change->new_view && change->start < change->end);
+    EXPECT(driver, change->old_view != change->new_view && change->window_count);
     EXPECT(driver, memory_region_set_enabled(&driver->regions[0], false, NULL) == -EBUSY);
     struct flat_view *published = flat_view_get(change->space);
     bool final = stage == COMMIT || stage == ABORT || change->new_view == published;

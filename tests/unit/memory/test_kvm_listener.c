@@ -9,7 +9,8 @@ static struct kvm_listener *listener;
 
 static void attach(bool ports)
 {
-    struct kvm_listener_config config = {&fake_kvm_ops, &kvm, ports, kvm.slots_max};
+    struct kvm_listener_config config = {
+        .ops = &fake_kvm_ops, .opaque = &kvm, .ports = ports, .slots_max = kvm.slots_max};
     cr_assert_eq(kvm_listener_create(f.space, &config, &listener, &f.err), 0, "%s", f.err.message);
 }
 
@@ -355,7 +356,7 @@ Test(kvm_listener, without_coalescing)
     kvm_listener_destroy(listener);
     struct kvm_listener_ops ops = fake_kvm_ops;
     ops.register_coalesced = ops.unregister_coalesced = NULL;
-    struct kvm_listener_config config = {&ops, &kvm, false, kvm.slots_max};
+    struct kvm_listener_config config = {.ops = &ops, .opaque = &kvm, .slots_max = kvm.slots_max};
     struct memory_region *region = mmio(&f, "x", 0x100);
     memory_region_add_coalesced(region, 0x10, 0x10, NULL);
     add(&f.root, 0x1000, region, 0);
@@ -373,7 +374,7 @@ Test(kvm_listener, creation_fails_as_a_whole)
     add(&f.root, 0x10000, rom(&f, "b", PAGE), 0);
     kvm.fail_at = kvm.calls + 2;
     kvm.fail_with = -ENOMEM;
-    struct kvm_listener_config config = {&fake_kvm_ops, &kvm, false, kvm.slots_max};
+    struct kvm_listener_config config = {.ops = &fake_kvm_ops, .opaque = &kvm, .slots_max = kvm.slots_max};
     cr_assert_eq(kvm_listener_create(f.space, &config, &listener, &f.err), -ENOMEM);
     cr_assert_not_null(strstr(f.err.message, "region b"));
     cr_assert_eq(fake_kvm_slot_count(&kvm), 0);

@@ -97,7 +97,7 @@ Test(no_memory, for_a_commit)
     struct record record = {0};
     struct recorder recorder;
     struct kvm_listener *listener;
-    struct kvm_listener_config config = {&fake_kvm_ops, &kvm, false, kvm.slots_max};
+    struct kvm_listener_config config = {.ops = &fake_kvm_ops, .opaque = &kvm, .slots_max = kvm.slots_max};
     cr_assert_eq(kvm_listener_create(f.space, &config, &listener, NULL), 0);
     listen_to(f.space, &recorder, "a", 20, &record);
     for (unsigned at = 1;; at++) {
@@ -153,7 +153,7 @@ Test(no_memory, for_the_last_step)
 Test(no_memory, to_create_things)
 {
     struct kvm_listener *listener;
-    struct kvm_listener_config config = {&fake_kvm_ops, &kvm, false, kvm.slots_max};
+    struct kvm_listener_config config = {.ops = &fake_kvm_ops, .opaque = &kvm, .slots_max = kvm.slots_max};
     int result;
     fail_at = 1;
     allocations = 0;
