@@ -2,29 +2,16 @@
 
 #include <stdlib.h>
 
+#include "memory/describe.h"
 #include "memory/internal.h"
 
 #define INDENT 2
 
-static const char *kind_name(enum memory_region_kind kind)
-{
-    static const char *const names[] = {
-        [MEMORY_REGION_CONTAINER] = "container",
-        [MEMORY_REGION_RAM] = "ram",
-        [MEMORY_REGION_ROM] = "rom",
-        [MEMORY_REGION_ROM_DEVICE] = "rom device",
-        [MEMORY_REGION_MMIO] = "mmio",
-        [MEMORY_REGION_ALIAS] = "alias",
-        [MEMORY_REGION_RESERVATION] = "reservation",
-    };
-    return names[kind];
-}
-
-/* An address, which is out of the ordinary where a region reaches beyond what can be seen of it. */
 static void print_extent(FILE *file, __int128 start, memory_size size)
 {
-    fprintf(file, "%016llx-%016llx", (unsigned long long)start,
-            (unsigned long long)(start + (__int128)size - 1));
+    char text[DESCRIPTION_SIZE];
+    describe_extent(text, sizeof(text), start, size);
+    fputs(text, file);
 }
 
 static void print_region(FILE *file, const struct memory_region *region, __int128 start, unsigned depth)
@@ -32,7 +19,7 @@ static void print_region(FILE *file, const struct memory_region *region, __int12
     const struct memory_region_state *state = &region->state;
     fprintf(file, "%*s", (int)(depth * INDENT), "");
     print_extent(file, start, state->size);
-    fprintf(file, " (prio %d, %s", state->priority, kind_name(region->kind));
+    fprintf(file, " (prio %d, %s", state->priority, memory_region_kind_name(region->kind));
     if (state->readonly)
         fputs(", read-only", file);
     if (state->unmergeable)
@@ -98,12 +85,9 @@ static void print_ioeventfds(FILE *file, const struct flat_view *view, const str
     const struct memory_window window = {range->start, flat_range_end(range)};
     struct flat_cursor cursor = flat_cursor_begin(view, &window, 1);
     for (struct flat_ioeventfd ioeventfd; flat_cursor_next_ioeventfd(&cursor, &ioeventfd);) {
-        fprintf(file, "%*sioeventfd %016llx", 3 * INDENT, "", (unsigned long long)ioeventfd.address);
-        if (ioeventfd.length)
-            fprintf(file, " length %u", ioeventfd.length);
-        if (ioeventfd.match)
-            fprintf(file, " value 0x%llx", (unsigned long long)ioeventfd.data);
-        fprintf(file, " fd %d\n", ioeventfd.fd);
+        char text[DESCRIPTION_SIZE];
+        describe_ioeventfd(text, sizeof(text), &ioeventfd);
+        fprintf(file, "%*sioeventfd %s\n", 3 * INDENT, "", text);
     }
 }
 
@@ -120,16 +104,9 @@ static void print_zones(FILE *file, const struct flat_view *view, const struct f
 
 static void print_range(FILE *file, const struct flat_view *view, const struct flat_range *range)
 {
-    fprintf(file, "%*s", 2 * INDENT, "");
-    print_extent(file, range->start, range->size);
-    fprintf(file, " (%s", kind_name(range->region->kind));
-    if (range->readonly && range->region->kind != MEMORY_REGION_ROM)
-        fputs(", read-only", file);
-    if (range->unmergeable)
-        fputs(", unmergeable", file);
-    if (range->region->kind == MEMORY_REGION_ROM_DEVICE)
-        fputs(range->romd_mode ? ", romd" : ", romd off", file);
-    fprintf(file, "): %s @%016llx\n", range->region->name, (unsigned long long)range->offset_in_region);
+    char text[DESCRIPTION_SIZE];
+    describe_range(text, sizeof(text), range);
+    fprintf(file, "%*s%s\n", 2 * INDENT, "", text);
     print_ioeventfds(file, view, range);
     print_zones(file, view, range);
 }
