@@ -158,7 +158,8 @@ static void settle(struct driver *driver, int result)
         changed[i] = !oracle_view_equal(&driver->sides[i].shown, &new[i]);
     }
     expect_all(driver, new, changed);
-    bool kvm_failed = driver->kvm.fail_at && driver->kvm.calls >= driver->kvm.fail_at;
+    bool kvm_failed =
+        driver->kvm.fail_at && driver->kvm.calls >= driver->kvm.fail_at && !driver->kvm.failed_move;
     bool collide = driver->kvm_listener && changed[0] && ioeventfds_collide(&new[0]);
     /* One slot may map several ranges, so it is not sure that too many ranges are too many slots. */
     bool too_many = result == -ENOSPC && slots_short(driver, &new[0]);
@@ -172,7 +173,8 @@ static void settle(struct driver *driver, int result)
         check_kept(driver, &driver->kvm_begun);
     driver->failed = false;
     driver->fail_at = driver->kvm.fail_at = 0;
-    driver->kvm_begun = driver->kvm;
+    driver->kvm.failed_move = false;
+    fake_kvm_copy(&driver->kvm_begun, &driver->kvm);
     driver->settled = true;
 }
 
@@ -648,7 +650,7 @@ static void start(struct driver *driver)
     if (tree->unit == RAM_PAGE_SIZE)
         EXPECT(driver,
                !kvm_listener_create(driver->sides[0].space, &config, &driver->kvm_listener, &driver->err));
-    driver->kvm_begun = driver->kvm;
+    fake_kvm_copy(&driver->kvm_begun, &driver->kvm);
 }
 
 static void check(struct driver *driver)
@@ -668,6 +670,8 @@ static void finish(struct driver *driver)
     kvm_listener_destroy(driver->kvm_listener);
     EXPECT(driver, fake_kvm_slot_count(&driver->kvm) == 0 && !driver->kvm.ioeventfd_count &&
                        !driver->kvm.zone_count && !driver->kvm.broken);
+    fake_kvm_free(&driver->kvm);
+    fake_kvm_free(&driver->kvm_begun);
     for (unsigned i = 0; i < SIDES; i++) {
         while (driver->sides[i].order_count)
             unregister(driver, driver->sides[i].order[0]);

@@ -177,7 +177,7 @@ static bool slot_right(const struct driver *driver, const struct kvm_userspace_m
 
 void check_kept(struct driver *driver, const struct fake_kvm *before)
 {
-    for (unsigned i = 0; i < before->slots_max; i++) {
+    for (unsigned i = 0; i < before->slot_numbers; i++) {
         const struct kvm_userspace_memory_region *old = &before->slots[i], *new = &driver->kvm.slots[i];
         bool same = new->memory_size == old->memory_size &&new->guest_phys_addr ==
                     old->guest_phys_addr &&new->userspace_addr == old->userspace_addr &&new->flags ==

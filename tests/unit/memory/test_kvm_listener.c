@@ -4,7 +4,7 @@
 #include "tests/unit/memory/fixture.h"
 
 static struct fixture f;
-static struct fake_kvm kvm;
+static struct fake_kvm kvm, before; /* the latter is what note() saw */
 static struct kvm_listener *listener;
 
 static void attach(bool ports)
@@ -21,6 +21,11 @@ static void start(void)
     attach(false);
 }
 
+static void note(void)
+{
+    fake_kvm_copy(&before, &kvm);
+}
+
 /* Nothing is left behind, and no rule was ever broken. */
 static void end(void)
 {
@@ -29,6 +34,8 @@ static void end(void)
     cr_assert_eq(kvm.ioeventfd_count, 0);
     cr_assert_eq(kvm.zone_count, 0);
     cr_assert_eq(kvm.broken, 0, "%s", kvm.rule);
+    fake_kvm_free(&kvm);
+    fake_kvm_free(&before);
     fixture_end(&f);
 }
 
@@ -157,7 +164,7 @@ Test(kvm_listener, refuses_ram_that_is_not_pages)
     struct memory_region *target = ram(&f, "ram", 4 * PAGE), *over = mmio(&f, "over", 0x10);
     struct memory_region *window = alias(&f, "window", target, 0x100, PAGE);
     add(&f.root, 0, target, 0);
-    struct fake_kvm before = kvm;
+    note();
     cr_assert_eq(memory_region_add_subregion(&f.root, 0x1800, over, 1, &f.err), -EINVAL);
     cr_assert_not_null(strstr(f.err.message, "region ram"));
     cr_assert_not_null(strstr(f.err.message, "0x17ff"));
@@ -175,7 +182,7 @@ Test(kvm_listener, limit_of_slots_is_an_error_that_names_the_region)
         add(&f.root, 2 * i * PAGE, alias(&f, "piece", target, 0, PAGE), 0);
     cr_assert_eq(fake_kvm_slot_count(&kvm), kvm.slots_max);
     struct memory_region *last = rom(&f, "too-much", PAGE);
-    struct fake_kvm before = kvm;
+    note();
     cr_assert_eq(memory_region_add_subregion(&f.root, 0x100000, last, 0, &f.err), -ENOSPC);
     cr_assert_not_null(strstr(f.err.message, "too-much"));
     cr_assert_not_null(strstr(f.err.message, "17"));
@@ -208,7 +215,7 @@ Test(kvm_listener, failing_ioctl_is_taken_back)
     add(&f.root, 0x10000, b, 0);
     memory_region_add_ioeventfd(hole, 0, 4, false, 0, 5, NULL);
     memory_region_add_coalesced(hole, 8, 8, NULL);
-    struct fake_kvm before = kvm;
+    note();
     /* The transaction below makes 7 calls: a zone, an ioeventfd, 2 slots go, 3 come. */
     for (unsigned at = 1; at <= 7; at++) {
         kvm.fail_at = kvm.calls + at;
@@ -268,7 +275,7 @@ Test(kvm_listener, a_later_listeners_failure_is_taken_back)
     late.ops = &(const struct memory_listener_ops){0};
     cr_assert_eq(memory_listener_register(&late, f.space, NULL), 0);
     late.ops = &late_ops;
-    struct fake_kvm before = kvm;
+    note();
     cr_assert_eq(memory_region_add_subregion(&f.root, PAGE, hole, 1, NULL), -EPERM);
     cr_assert(fake_kvm_equal(&kvm, &before));
     late.ops = &(const struct memory_listener_ops){0};

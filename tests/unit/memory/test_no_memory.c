@@ -63,6 +63,7 @@ static void start(void)
 
 static void end(void)
 {
+    fake_kvm_free(&kvm);
     fixture_end(&f);
 }
 
