@@ -34,11 +34,24 @@ static void unlink_space(struct address_space *space)
 static int show(struct address_space *space)
 {
     struct flat_view *view;
-    struct span all = memory_region_span(space->root);
-    int result = memory_render(space, &all, &view);
+    if (!memory_windows_create(space))
+        return -ENOMEM;
+    memory_windows_add(space, memory_region_span(space->root));
+    int result = memory_render(space, &view);
+    space->window_count = 0;
+    if (!result && !view) {
+        view = flat_view_create(space, NULL);
+        result = view ? 0 : -ENOMEM;
+    }
     if (!result)
         flat_view_publish(space, view);
     return result;
+}
+
+static void free_space(struct address_space *space)
+{
+    free(space->windows);
+    free(space);
 }
 
 int address_space_create(struct memory *memory, const char *name, struct memory_region *root,
@@ -61,7 +74,7 @@ int address_space_create(struct memory *memory, const char *name, struct memory_
         link_space(space);
     pthread_mutex_unlock(&memory->lock);
     if (result)
-        free(space);
+        free_space(space);
     else
         *out = space;
     return result;
@@ -77,5 +90,5 @@ void address_space_destroy(struct address_space *space)
     unlink_space(space);
     flat_view_publish(space, NULL);
     pthread_mutex_unlock(&memory->lock);
-    free(space);
+    free_space(space);
 }

@@ -1,7 +1,7 @@
 /*
  * An address space: one region tree seen as a flat view, and the way in for every access to it.
  *
- * The view is an immutable sorted array of flat ranges (memory/flat_view.h). Readers take a reference to the
+ * The view is an immutable sorted set of flat ranges (memory/flat_view.h). Readers take a reference to the
  * current view, use it for as short as one access, and give it back; they never wait. A commit publishes a
  * new view; the old one dies with its last reader.
  */

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "memory/address_space.h"
+#include "memory/flat_tree.h"
 #include "memory/internal.h"
 #include "memory/ram_block.h"
 
@@ -28,8 +29,7 @@ struct flat_view {
     struct address_space *space;
     _Atomic int64_t references; /* PUBLISHED, less references given back; then those still out */
     unsigned epoch;             /* in which it was retired */
-    size_t count, capacity;
-    struct flat_range *ranges;
+    struct flat_node *root;     /* NULL: shows nothing */
 };
 
 const struct flat_view flat_view_empty = {0};
@@ -44,38 +44,29 @@ static struct flat_view *unpack(uint64_t word)
     return (struct flat_view *)(uintptr_t)((word >> COUNT_BITS) * VIEW_ALIGNMENT);
 }
 
-struct flat_view *flat_view_create(struct address_space *space)
+struct flat_view *flat_view_create(struct address_space *space, struct flat_node *root)
 {
     struct flat_view *view = aligned_alloc(VIEW_ALIGNMENT, VIEW_ALIGNMENT);
     static_assert(sizeof(*view) <= VIEW_ALIGNMENT, "a view fits into its alignment");
-    if (!view)
+    if (!view) {
+        flat_node_put(root);
         return NULL;
-    *view = (struct flat_view){.space = space};
+    }
+    *view = (struct flat_view){.space = space, .root = root};
     atomic_init(&view->references, PUBLISHED);
     return view;
 }
 
-bool flat_view_append(struct flat_view *view, const struct flat_range *range)
+struct flat_node *flat_view_root(const struct flat_view *view)
 {
-    if (!memory_reserve(&view->ranges, &view->capacity, view->count + 1, sizeof(*range)))
-        return false;
-    view->ranges[view->count++] = *range;
-    memory_offloads_get(range->offloads);
-    return true;
-}
-
-struct flat_range *flat_view_last(struct flat_view *view)
-{
-    return view->count ? &view->ranges[view->count - 1] : NULL;
+    return view->root;
 }
 
 void flat_view_destroy(struct flat_view *view)
 {
     if (!view)
         return;
-    for (size_t i = 0; i < view->count; i++)
-        memory_offloads_put(view->ranges[i].offloads);
-    free(view->ranges);
+    flat_node_put(view->root);
     free(view);
 }
 
@@ -151,20 +142,12 @@ void memory_synchronize(struct memory *memory)
 
 const struct flat_range *flat_view_from(const struct flat_view *view, uint64_t address)
 {
-    size_t low = 0, high = view->count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (flat_range_end(&view->ranges[middle]) > address)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return low < view->count ? &view->ranges[low] : NULL;
+    return flat_node_from(view->root, address);
 }
 
 const struct flat_range *flat_view_next(const struct flat_view *view, const struct flat_range *range)
 {
-    return range + 1 < view->ranges + view->count ? range + 1 : NULL;
+    return flat_node_next(view->root, range);
 }
 
 bool flat_range_equal(const struct flat_range *a, const struct flat_range *b)

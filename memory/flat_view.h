@@ -1,6 +1,7 @@
 /*
  * What an address space shows: sorted flat ranges that do not overlap, each a piece of one region, with the
- * attributes it has there. A view never changes once it is published.
+ * attributes it has there. A view never changes once it is published; one that follows shares with it all but
+ * what lies around the change (memory/flat_tree.h).
  *
  * Readers share views by a split reference count. The word that holds the address of the current view also
  * counts the references taken through it, so taking one is a single atomic addition and cannot meet a view
@@ -30,7 +31,8 @@ struct flat_range {
     bool readonly;  /* by the region's kind (ROM), or by any region it is seen through */
     bool romd_mode; /* a ROM device whose reads go straight to RAM */
     bool unmergeable;
-    unsigned log; /* mask of the clients of memory/dirty.h that want to know of writes to it */
+    uint8_t place; /* private to memory/: where it is in its node */
+    unsigned log;  /* mask of the clients of memory/dirty.h that want to know of writes to it */
     struct memory_offloads *offloads; /* private to memory/ */
 };
 
@@ -63,7 +65,7 @@ void flat_view_put(struct flat_view *view);
  */
 const struct flat_range *flat_view_from(const struct flat_view *view, uint64_t address);
 
-/* The range after `range`, which must be of this view; NULL: none. */
+/* The range after `range`, which must be of this view itself, not a copy; NULL: none. */
 const struct flat_range *flat_view_next(const struct flat_view *view, const struct flat_range *range);
 
 /* The range that holds `address`; NULL: none. */

@@ -55,6 +55,11 @@ static inline struct span span_hull(struct span a, struct span b)
  */
 bool memory_reserve(void *array, size_t *capacity, size_t count, size_t size);
 
+struct flat_node;
+
+/* Arrays that rendering uses again and again (memory/render.c). */
+struct render;
+
 /* One call that a listener has answered with success, so that it can be taken back (memory/listener.c). */
 struct listener_call;
 
@@ -69,6 +74,7 @@ struct memory {
 
     struct listener_call *calls; /* of the commit under way */
     size_t call_count, call_capacity;
+    struct render *render; /* made by the first rendering */
 
     /*
      * Retired views that still have readers, counted in two epochs by turns: memory_synchronize() begins a
@@ -90,13 +96,17 @@ struct address_space {
     struct flat_view *view;             /* the published one, as the lock's owner sees it */
     _Atomic uint64_t current;           /* the same and the references taken through it (flat_view.c) */
 
-    struct span touched; /* what the open transaction may have changed; empty: nothing */
+    /*
+     * What the open transaction may have changed, in no order; made into the windows of the commit under way.
+     * There is always room for one.
+     */
+    struct memory_window *windows;
+    size_t window_count, window_capacity;
 
     /* Of the commit under way. */
     struct flat_view *pending;  /* the view to publish; NULL: this space does not change */
     struct flat_view *replaced; /* a reference to the one before */
-    struct memory_window window;
-    struct memory_change change;      /* of `window` */
+    struct memory_change change;
     struct memory_listener *prepared; /* the last listener that has prepared; NULL: none */
 };
 
@@ -158,23 +168,38 @@ static inline struct span memory_region_span(const struct memory_region *region)
     return (struct span){0, (__int128)region->state.size};
 }
 
+/* Makes room for the first windows of a new space. Returns whether there was memory for it. */
+bool memory_windows_create(struct address_space *space);
+
+/* Notes that [start, end) of `space` may change. Where memory is short more than that is noted. */
+void memory_windows_add(struct address_space *space, struct span span);
+
 /*
- * A new view that shows what `space` shows now, rendered anew within `*touched` and taken from the published
- * view elsewhere. `*touched` grows to whole ranges. -ENOMEM.
+ * Makes what was noted into windows as listeners get them (struct memory_change): widened to all ranges of
+ * `view` that touch them, rising, apart from each other. What is rendered anew within
+ * them cannot merge with what lies outside: where two ranges meet there, nothing has changed.
  */
-int memory_render(struct address_space *space, struct span *touched, struct flat_view **view);
+void memory_windows_settle(struct address_space *space, const struct flat_view *view);
+
+/*
+ * Renders what was noted for `space` and sets its windows to where the result differs from the published
+ * view.
+ * `*view` is a new view with the result there, and as the published one elsewhere; NULL if nothing differs.
+ * -ENOMEM.
+ */
+int memory_render(struct address_space *space, struct flat_view **view);
+
+/* Frees what rendering keeps for the next time. */
+void memory_render_free(struct memory *memory);
 
 /* The view of a space in which nothing is. */
 extern const struct flat_view flat_view_empty;
 
-/* An empty view of `space`, not published. NULL where memory is short. */
-struct flat_view *flat_view_create(struct address_space *space);
+/* A view of `space`, not published, with the ranges of `root` (memory/flat_tree.h), whose reference it takes
+ * over. NULL where memory is short; then the reference is given back. */
+struct flat_view *flat_view_create(struct address_space *space, struct flat_node *root);
 
-/* Appends a copy of `range`. Returns whether there was memory for it. */
-bool flat_view_append(struct flat_view *view, const struct flat_range *range);
-
-/* The last range of a view that is being built; NULL: none. */
-struct flat_range *flat_view_last(struct flat_view *view);
+struct flat_node *flat_view_root(const struct flat_view *view);
 
 /* Frees a view that was never published. NULL is allowed. */
 void flat_view_destroy(struct flat_view *view);

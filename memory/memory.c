@@ -45,6 +45,7 @@ void memory_destroy(struct memory *memory)
         return;
     assert(!memory->spaces && !memory->depth);
     free(memory->calls);
+    memory_render_free(memory);
     pthread_mutex_destroy(&memory->synchronize_lock);
     pthread_mutex_destroy(&memory->lock);
     free(memory);
@@ -59,19 +60,17 @@ void memory_transaction_begin(struct memory *memory)
 /* Renders the new view of a space that was touched, if it differs from the old one. */
 static int render(struct address_space *space, struct error *err)
 {
-    struct span touched = space->touched;
-    if (span_empty(touched))
-        return 0;
     struct flat_view *view;
-    if (memory_render(space, &touched, &view))
+    if (memory_render(space, &view))
         return error_set(err, ENOMEM, "address space %s: not enough memory for a new view", space->name);
-    space->window = (struct memory_window){(uint64_t)touched.start, (memory_size)touched.end};
+    if (!view)
+        return 0;
     space->change = (struct memory_change){
         .space = space,
         .old_view = space->view,
         .new_view = view,
-        .windows = &space->window,
-        .window_count = 1,
+        .windows = space->windows,
+        .window_count = space->window_count,
     };
     if (!memory_change_visible(&space->change)) {
         flat_view_destroy(view);
@@ -103,7 +102,7 @@ static void forget_commit(struct memory *memory)
 {
     for (struct address_space *space = memory->spaces; space; space = space->next) {
         flat_view_put(space->replaced);
-        space->touched = (struct span){0};
+        space->window_count = 0;
         space->pending = space->replaced = NULL;
         space->prepared = NULL;
     }
@@ -114,7 +113,7 @@ static int try_commit(struct memory *memory, struct error *err)
 {
     int result = 0;
     for (struct address_space *space = memory->spaces; space && !result; space = space->next)
-        result = render(space, err);
+        result = space->window_count ? render(space, err) : 0;
     for (struct address_space *space = memory->spaces; space && !result; space = space->next)
         result = space->pending ? listeners_prepare(space, err) : 0;
     for (struct address_space *space = memory->spaces; space && !result; space = space->next)

@@ -52,7 +52,7 @@ void memory_region_touch(struct memory_region *region, struct span span)
     if (span_empty(span))
         return;
     for (struct address_space *space = region->spaces; space; space = space->next_of_root)
-        space->touched = span_hull(space->touched, span);
+        memory_windows_add(space, span);
     if (state->container)
         touch_shown(state->container, span_shift(span, state->address));
     for (struct memory_region *alias = region->aliases; alias; alias = alias->next_alias)

@@ -1,13 +1,17 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "memory/flat_tree.h"
 #include "memory/internal.h"
+
+/* What is kept of the arrays below from one rendering to the next. */
+#define KEPT_MAX 4096
 
 /*
  * Rendering has two steps. The walk goes through the tree as it would be painted from the top: whatever it
  * comes to first hides what comes later, so it only notes for each terminating region where it lies and its
  * rank. The sweep then goes over these segments by rising address, with those that cover the current address
- * in a heap by rank, and appends the topmost to the view. That is O(n log n) in the number of segments.
+ * in a heap by rank, and appends the topmost to what is shown. That is O(n log n) in the number of segments.
  */
 struct segment {
     struct span span; /* addresses */
@@ -21,9 +25,11 @@ struct render {
     struct segment *segments;
     size_t count, capacity;
     size_t *heap; /* indices of segments, the lowest rank first */
-    size_t heap_count;
-    size_t last; /* the segment that the last range of the view came from */
-    struct flat_view *view;
+    size_t heap_count, heap_capacity;
+    size_t last; /* the segment that the last range came from; SIZE_MAX: the window has none yet */
+    struct flat_range *ranges; /* what the windows show */
+    size_t range_count, range_capacity;
+    struct flat_builder builder;
 };
 
 struct inherited {
@@ -135,11 +141,13 @@ static bool emit(struct render *render, size_t index, __int128 start, __int128 e
         .log = region->state.log,
         .offloads = region->state.offloads,
     };
-    struct flat_range *last = flat_view_last(render->view);
-    bool adjacent = last && flat_range_end(last) == range.start && render->last != SIZE_MAX;
+    struct flat_range *last = render->last == SIZE_MAX ? NULL : &render->ranges[render->range_count - 1];
+    bool adjacent = last && flat_range_end(last) == range.start;
     if (adjacent && (render->last == index || continues(last, &range)))
         last->size += range.size;
-    else if (!flat_view_append(render->view, &range))
+    else if (memory_reserve(&render->ranges, &render->range_capacity, render->range_count + 1, sizeof(range)))
+        render->ranges[render->range_count++] = range;
+    else
         return false;
     render->last = index;
     return true;
@@ -148,7 +156,8 @@ static bool emit(struct render *render, size_t index, __int128 start, __int128 e
 static bool sweep(struct render *render)
 {
     struct segment *segments = render->segments;
-    qsort(segments, render->count, sizeof(*segments), compare_start);
+    if (render->count > 1)
+        qsort(segments, render->count, sizeof(*segments), compare_start);
     size_t next = 0;
     __int128 at = 0;
     while (next < render->count || render->heap_count) {
@@ -170,57 +179,108 @@ static bool sweep(struct render *render)
     return true;
 }
 
-/* Appends what the tree shows within `window`. */
-static bool render_window(struct flat_view *view, struct memory_region *root, struct span window)
+/* Appends what the tree shows within `window` to the ranges. False where memory is short. */
+static bool render_window(struct render *render, struct memory_region *root,
+                          const struct memory_window *window)
 {
-    struct render render = {.view = view, .last = SIZE_MAX};
-    bool done = walk(&render, root, 0, window, (struct inherited){0});
-    if (done && render.count) {
-        render.heap = calloc(render.count, sizeof(*render.heap));
-        done = render.heap && sweep(&render);
-    }
-    free(render.heap);
-    free(render.segments);
-    return done;
+    struct span span = {window->start, (__int128)window->end};
+    render->count = render->heap_count = 0;
+    render->last = SIZE_MAX;
+    return walk(render, root, 0, span, (struct inherited){0}) &&
+           memory_reserve(&render->heap, &render->heap_capacity, render->count, sizeof(size_t)) &&
+           sweep(render);
 }
 
-/*
- * Widens `window` to the ranges of `view` that touch it. Beyond these nothing can merge with what is rendered
- * anew: where two ranges meet outside of the window, nothing has changed.
- */
-static struct span widen(const struct flat_view *view, struct span window)
+/* Whether the ranges from `first` on are just what `view` has in `window`. */
+static bool unchanged(const struct render *render, size_t first, const struct flat_view *view,
+                      const struct memory_window *window)
 {
-    uint64_t before = window.start > 0 ? (uint64_t)(window.start - 1) : 0;
-    const struct flat_range *range = view ? flat_view_from(view, before) : NULL;
-    struct span wide = window;
-    for (; range && range->start <= window.end; range = flat_view_next(view, range))
-        wide = span_hull(wide, (struct span){range->start, (__int128)flat_range_end(range)});
-    return wide;
-}
-
-/* Appends the ranges of `from` that begin within `span`. */
-static bool copy(struct flat_view *view, const struct flat_view *from, struct span span)
-{
-    const struct flat_range *range =
-        from && span.start < (__int128)MEMORY_SIZE_MAX ? flat_view_from(from, (uint64_t)span.start) : NULL;
-    for (; range && range->start < span.end; range = flat_view_next(from, range))
-        if (!flat_view_append(view, range))
+    const struct flat_range *old = flat_view_from(view, window->start);
+    for (size_t i = first; i < render->range_count; i++, old = flat_view_next(view, old)) {
+        const struct flat_range *new = &render->ranges[i];
+        if (!old || !flat_range_equal(old, new) || old->log != new->log || old->offloads != new->offloads)
             return false;
+    }
+    return !old || old->start >= window->end;
+}
+
+/* Renders the windows of `space`, and keeps those that differ from `view`. False where memory is short. */
+static bool render_windows(struct render *render, struct address_space *space, const struct flat_view *view)
+{
+    size_t differing = 0;
+    render->range_count = 0;
+    for (size_t i = 0; i < space->window_count; i++) {
+        struct memory_window window = space->windows[i];
+        size_t first = render->range_count;
+        if (!render_window(render, space->root, &window))
+            return false;
+        if (unchanged(render, first, view, &window))
+            render->range_count = first;
+        else
+            space->windows[differing++] = window;
+    }
+    space->window_count = differing;
     return true;
 }
 
-int memory_render(struct address_space *space, struct span *touched, struct flat_view **out)
+/* A view with the rendered ranges in the windows of `space`, and as `old` elsewhere. NULL where memory is
+ * short. */
+static struct flat_view *build(struct render *render, struct address_space *space,
+                               const struct flat_view *old)
 {
-    struct flat_view *view = flat_view_create(space);
-    if (!view)
-        return -ENOMEM;
-    *touched = widen(space->view, *touched);
-    struct span below = {0, touched->start}, above_it = {touched->end, (__int128)MEMORY_SIZE_MAX};
-    if (!copy(view, space->view, below) || !render_window(view, space->root, *touched) ||
-        !copy(view, space->view, above_it)) {
-        flat_view_destroy(view);
-        return -ENOMEM;
+    struct flat_builder *builder = &render->builder;
+    memory_size at = 0;
+    size_t next = 0;
+    flat_builder_begin(builder);
+    for (size_t i = 0; i < space->window_count; i++) {
+        const struct memory_window *window = &space->windows[i];
+        flat_builder_share(builder, flat_view_root(old), at, window->start);
+        while (next < render->range_count && render->ranges[next].start < window->end)
+            flat_builder_add(builder, &render->ranges[next++]);
+        at = window->end;
     }
-    *out = view;
-    return 0;
+    flat_builder_share(builder, flat_view_root(old), at, MEMORY_SIZE_MAX);
+    struct flat_node *root;
+    return flat_builder_finish(builder, &root) ? flat_view_create(space, root) : NULL;
+}
+
+static void trim(void *array, size_t *capacity)
+{
+    void **place = array;
+    if (*capacity <= KEPT_MAX)
+        return;
+    free(*place);
+    *place = NULL;
+    *capacity = 0;
+}
+
+int memory_render(struct address_space *space, struct flat_view **view)
+{
+    struct memory *memory = space->memory;
+    const struct flat_view *old = space->view ? space->view : &flat_view_empty;
+    struct render *render = memory->render ? memory->render : calloc(1, sizeof(*render));
+    memory->render = render;
+    *view = NULL;
+    if (!render)
+        return -ENOMEM;
+    memory_windows_settle(space, old);
+    bool done = render_windows(render, space, old);
+    if (done && space->window_count) {
+        *view = build(render, space, old);
+        done = *view;
+    }
+    trim(&render->segments, &render->capacity);
+    trim(&render->heap, &render->heap_capacity);
+    trim(&render->ranges, &render->range_capacity);
+    return done ? 0 : -ENOMEM;
+}
+
+void memory_render_free(struct memory *memory)
+{
+    if (!memory->render)
+        return;
+    free(memory->render->segments);
+    free(memory->render->heap);
+    free(memory->render->ranges);
+    free(memory->render);
 }

@@ -1,0 +1,281 @@
+#include "memory/flat_tree.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/macros.h"
+#include "memory/internal.h"
+
+static_assert(FLAT_NODE_MIN <= (FLAT_NODE_MAX + 1) / 2, "a full node can be halved");
+
+static struct flat_leaf *leaf_of(const struct flat_node *node)
+{
+    return container_of(node, struct flat_leaf, node);
+}
+
+static struct flat_branch *branch_of(const struct flat_node *node)
+{
+    return container_of(node, struct flat_branch, node);
+}
+
+static void node_get(struct flat_node *node)
+{
+    atomic_fetch_add_explicit(&node->references, 1, memory_order_relaxed);
+}
+
+void flat_node_put(struct flat_node *node)
+{
+    if (!node || atomic_fetch_sub_explicit(&node->references, 1, memory_order_acq_rel) != 1)
+        return;
+    for (unsigned i = 0; i < node->count; i++)
+        if (node->level)
+            flat_node_put(branch_of(node)->children[i].node);
+        else
+            memory_offloads_put(leaf_of(node)->ranges[i].offloads);
+    free(node);
+}
+
+static uint64_t last_of_range(const struct flat_range *range)
+{
+    return (uint64_t)(flat_range_end(range) - 1);
+}
+
+static uint64_t last_of(const struct flat_node *node)
+{
+    unsigned at = node->count - 1u;
+    return node->level ? branch_of(node)->children[at].last : last_of_range(&leaf_of(node)->ranges[at]);
+}
+
+/* The first child that ends at `address` or behind it; the number of children if none does. */
+static unsigned find_child(const struct flat_branch *branch, uint64_t address)
+{
+    unsigned at = 0;
+    while (at < branch->node.count && branch->children[at].last < address)
+        at++;
+    return at;
+}
+
+static unsigned find_range(const struct flat_leaf *leaf, uint64_t address)
+{
+    unsigned at = 0;
+    while (at < leaf->node.count && last_of_range(&leaf->ranges[at]) < address)
+        at++;
+    return at;
+}
+
+const struct flat_range *flat_node_from(const struct flat_node *root, uint64_t address)
+{
+    const struct flat_node *node = root;
+    while (node && node->level) {
+        unsigned at = find_child(branch_of(node), address);
+        node = at < node->count ? branch_of(node)->children[at].node : NULL;
+    }
+    unsigned at = node ? find_range(leaf_of(node), address) : 0;
+    return node && at < node->count ? &leaf_of(node)->ranges[at] : NULL;
+}
+
+const struct flat_range *flat_node_next(const struct flat_node *root, const struct flat_range *range)
+{
+    const struct flat_leaf *leaf = container_of(range - range->place, struct flat_leaf, ranges[0]);
+    if (range->place + 1u < leaf->node.count)
+        return range + 1;
+    uint64_t last = last_of_range(range);
+    return last < UINT64_MAX ? flat_node_from(root, last + 1) : NULL;
+}
+
+void flat_builder_begin(struct flat_builder *builder)
+{
+    builder->failed = false;
+    memset(builder->counts, 0, sizeof(builder->counts));
+}
+
+static struct flat_node *create_node(struct flat_builder *builder, unsigned level, unsigned count,
+                                     size_t size)
+{
+    struct flat_node *node = malloc(size);
+    builder->failed |= !node;
+    if (!node)
+        return NULL;
+    atomic_init(&node->references, 1);
+    node->level = (uint16_t)level;
+    node->count = (uint16_t)count;
+    return node;
+}
+
+/* A node of the first `count` entries that wait for one of `level`. NULL where memory is short. */
+static struct flat_node *close_leaf(struct flat_builder *builder, unsigned count)
+{
+    struct flat_leaf *leaf;
+    struct flat_node *node = create_node(builder, 0, count, sizeof(*leaf) + count * sizeof(leaf->ranges[0]));
+    if (!node)
+        return NULL;
+    leaf = leaf_of(node);
+    memcpy(leaf->ranges, builder->ranges, count * sizeof(leaf->ranges[0]));
+    for (unsigned i = 0; i < count; i++)
+        leaf->ranges[i].place = (uint8_t)i;
+    return node;
+}
+
+static struct flat_node *close_branch(struct flat_builder *builder, unsigned level, unsigned count)
+{
+    struct flat_branch *branch;
+    struct flat_node *node =
+        create_node(builder, level, count, sizeof(*branch) + count * sizeof(branch->children[0]));
+    if (!node)
+        return NULL;
+    memcpy(branch_of(node)->children, builder->children[level - 1], count * sizeof(branch->children[0]));
+    return node;
+}
+
+static void push_node(struct flat_builder *builder, struct flat_node *node);
+
+/* Closes the first `count` entries that wait for a node of `level`. */
+static void close_first(struct flat_builder *builder, unsigned level, unsigned count)
+{
+    struct flat_node *node = level ? close_branch(builder, level, count) : close_leaf(builder, count);
+    if (!node)
+        return;
+    unsigned left = builder->counts[level] -= count;
+    if (level)
+        memmove(builder->children[level - 1], builder->children[level - 1] + count,
+                left * sizeof(struct flat_child));
+    else
+        memmove(builder->ranges, builder->ranges + count, left * sizeof(struct flat_range));
+    push_node(builder, node);
+}
+
+/* Closes all entries that wait for a node of `level`, into two halves if they are too many for one. */
+static void close_all(struct flat_builder *builder, unsigned level)
+{
+    unsigned count = builder->counts[level];
+    if (count > FLAT_NODE_MAX)
+        close_first(builder, level, count / 2);
+    if (!builder->failed)
+        close_first(builder, level, builder->counts[level]);
+}
+
+/* Whether there is room for one more entry that waits for a node of `level`. */
+static bool make_room(struct flat_builder *builder, unsigned level)
+{
+    if (!builder->failed && builder->counts[level] == 2 * FLAT_NODE_MAX)
+        close_first(builder, level, FLAT_NODE_MAX);
+    return !builder->failed;
+}
+
+/* Appends a node, with its reference. */
+static void push_node(struct flat_builder *builder, struct flat_node *node)
+{
+    unsigned level = node->level + 1u;
+    assert(level < FLAT_DEPTH_MAX);
+    if (make_room(builder, level))
+        builder->children[level - 1][builder->counts[level]++] = (struct flat_child){last_of(node), node};
+    else
+        flat_node_put(node);
+}
+
+void flat_builder_add(struct flat_builder *builder, const struct flat_range *range)
+{
+    if (!make_room(builder, 0))
+        return;
+    builder->ranges[builder->counts[0]++] = *range;
+    memory_offloads_get(range->offloads);
+}
+
+/* Closes what waits for nodes of up to `level`. False if that is too little for a node, or memory is short.
+ */
+static bool settle(struct flat_builder *builder, unsigned level)
+{
+    for (unsigned i = 0; i <= level && !builder->failed; i++) {
+        if (builder->counts[i] && builder->counts[i] < FLAT_NODE_MIN)
+            return false;
+        if (builder->counts[i])
+            close_all(builder, i);
+    }
+    return !builder->failed;
+}
+
+/* Appends a whole node, as it is if it can stand beside what waits; its entries otherwise. */
+static void share_node(struct flat_builder *builder, struct flat_node *node)
+{
+    if (node->count >= FLAT_NODE_MIN && settle(builder, node->level)) {
+        node_get(node);
+        push_node(builder, node);
+        return;
+    }
+    for (unsigned i = 0; i < node->count && !builder->failed; i++)
+        if (node->level)
+            share_node(builder, branch_of(node)->children[i].node);
+        else
+            flat_builder_add(builder, &leaf_of(node)->ranges[i]);
+}
+
+static void share_ranges(struct flat_builder *builder, const struct flat_leaf *leaf, memory_size start,
+                         memory_size end)
+{
+    for (unsigned i = 0; i < leaf->node.count; i++)
+        if (leaf->ranges[i].start >= start && leaf->ranges[i].start < end)
+            flat_builder_add(builder, &leaf->ranges[i]);
+}
+
+/* As flat_builder_share(), where nothing of `node` lies below `low`. */
+static void share_part(struct flat_builder *builder, struct flat_node *node, memory_size low,
+                       memory_size start, memory_size end)
+{
+    if (start <= low && last_of(node) < end) {
+        share_node(builder, node);
+        return;
+    }
+    if (!node->level) {
+        share_ranges(builder, leaf_of(node), start, end);
+        return;
+    }
+    const struct flat_branch *branch = branch_of(node);
+    for (unsigned i = start ? find_child(branch, (uint64_t)start) : 0; i < node->count; i++) {
+        if (i)
+            low = (memory_size)branch->children[i - 1].last + 1;
+        if (low >= end || builder->failed)
+            return;
+        share_part(builder, branch->children[i].node, low, start, end);
+    }
+}
+
+void flat_builder_share(struct flat_builder *builder, struct flat_node *root, memory_size start,
+                        memory_size end)
+{
+    if (root && start < end && start < MEMORY_SIZE_MAX)
+        share_part(builder, root, 0, start, end);
+}
+
+static bool waits_above(const struct flat_builder *builder, unsigned level)
+{
+    for (unsigned i = level + 1; i < FLAT_DEPTH_MAX; i++)
+        if (builder->counts[i])
+            return true;
+    return false;
+}
+
+static void discard(struct flat_builder *builder)
+{
+    for (unsigned i = 0; i < builder->counts[0]; i++)
+        memory_offloads_put(builder->ranges[i].offloads);
+    for (unsigned level = 1; level < FLAT_DEPTH_MAX; level++)
+        for (unsigned i = 0; i < builder->counts[level]; i++)
+            flat_node_put(builder->children[level - 1][i].node);
+}
+
+bool flat_builder_finish(struct flat_builder *builder, struct flat_node **root)
+{
+    *root = NULL;
+    for (unsigned level = 0; !builder->failed; level++) {
+        unsigned count = builder->counts[level];
+        if (!waits_above(builder, level) && (!count || (level && count == 1))) {
+            *root = count ? builder->children[level - 1][0].node : NULL;
+            return true;
+        }
+        if (count)
+            close_all(builder, level);
+    }
+    discard(builder);
+    return false;
+}
