@@ -2,8 +2,10 @@
 #include <string.h>
 
 #include "memory/address_space.h"
+#include "memory/dirty_block.h"
 #include "memory/flat_view.h"
 #include "memory/guest_copy.h"
+#include "memory/internal.h"
 #include "memory/mmio.h"
 
 /* One access: exactly one of the buffers is there. */
@@ -20,6 +22,13 @@ static int access_refused(const struct access *access, size_t at, size_t length,
     return result;
 }
 
+/* Marks what has been stored at `offset` of a range that shows RAM. */
+static void mark(const struct flat_range *range, uint64_t offset, uint64_t length)
+{
+    const struct memory_region *region = range->region;
+    dirty_mark(region->block, region->block_offset + range->offset_in_region + offset, length);
+}
+
 /* `length` bytes of the access, `at` into it, at `offset` into `range`. */
 static int access_range(const struct access *access, size_t at, const struct flat_range *range,
                         uint64_t offset, size_t length)
@@ -29,10 +38,12 @@ static int access_range(const struct access *access, size_t at, const struct fla
     char *host = flat_range_host(range, access->out);
     const struct memory_region *region = range->region;
     if (host) {
-        if (access->in)
+        if (access->in) {
             guest_copy_from(access->in + at, host + offset, length);
-        else
+        } else {
             guest_copy_to(host + offset, access->out + at, length);
+            mark(range, offset, length);
+        }
         return 0;
     }
     if (!region->ops)
@@ -137,11 +148,28 @@ int guest_map(struct address_space *space, uint64_t address, uint64_t length, bo
         return result;
     }
     mapping->view = view;
+    mapping->space = space;
+    mapping->address = address;
+    mapping->length = length;
     return 0;
+}
+
+static void mark_mapping(const struct guest_mapping *mapping, uint64_t written)
+{
+    uint64_t left = written < mapping->length ? written : mapping->length, address = mapping->address;
+    const struct flat_range *range = flat_view_from(mapping->view, address);
+    for (uint64_t part; left; address += part, left -= part) {
+        uint64_t offset = address - range->start;
+        part = shorter(range->size - offset, left);
+        mark(range, offset, part);
+        range = flat_view_next(mapping->view, range);
+    }
 }
 
 void guest_unmap(struct guest_mapping *mapping, uint64_t written)
 {
+    if (mapping->view && written && dirty_tracked(mapping->space->memory))
+        mark_mapping(mapping, written);
     flat_view_put(mapping->view);
     mapping->view = NULL;
     mapping->count = 0;

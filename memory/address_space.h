@@ -49,6 +49,8 @@ struct guest_mapping {
     struct flat_view *view;
     unsigned count;
     struct iovec iov[GUEST_MAPPING_MAX]; /* in guest address order, neighbours joined where host memory is */
+    struct address_space *space;         /* private from here on */
+    uint64_t address, length;
 };
 
 /*

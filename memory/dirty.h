@@ -36,14 +36,19 @@ enum dirty_first {
 };
 
 /*
- * Starts tracking for a new client. `name` is borrowed. RAM that comes later is tracked too, and dirty at
- * first. -EBUSY for one client too many and within a transaction; -ENOMEM; or what a listener that cannot log
- * says: then everything is as before.
+ * Starts tracking for a new client, which errors call `name`. RAM that comes later is tracked too, and dirty
+ * at first; so is RAM that comes back after its block had no region at all. -EBUSY for one client too many
+ * and within a transaction; -ENOMEM; or what a listener that cannot log, or a source, says: then everything
+ * is as before.
  */
 int dirty_start(struct memory *memory, const char *name, enum dirty_first first, struct dirty_client **client,
                 struct error *err);
 
-/* Ends it, and frees the client. The memory of its bitmaps goes back to the host. NULL is allowed. */
+/*
+ * Ends it, and frees the client. The memory of its bitmaps goes back to the host. Not within a transaction. A
+ * listener that fails now goes on to log, to no effect but on speed, until a client comes or goes. NULL is
+ * allowed.
+ */
 void dirty_stop(struct dirty_client *client);
 
 /*
@@ -92,7 +97,9 @@ struct dirty_source_ops {
     int (*sync)(struct dirty_source *source, struct error *err);
     /*
      * The pages of `block` whose bits are set are being taken: from this call's return on, the next write to
-     * each is to be noticed. NULL for a source that notices every write.
+     * each is to be noticed. NULL for a source that notices every write. Other clients rely on what they have
+     * not taken: a source forgets a write here only if it has added it to all bitmaps and this is the first
+     * that is taken since.
      */
     int (*watch)(struct dirty_source *source, struct ram_block *block, uint64_t first, uint64_t count,
                  const uint64_t *bitmap, struct error *err);

@@ -80,7 +80,8 @@ static inline memory_size flat_range_end(const struct flat_range *range)
     return range->start + range->size;
 }
 
-/* Whether two ranges say the same: extent, region, place in it, and attributes; not the ioeventfds. */
+/* Whether two ranges say the same: extent, region, place in it, and attributes; not the ioeventfds, nor who
+ * logs writes. */
 bool flat_range_equal(const struct flat_range *a, const struct flat_range *b);
 
 /*

@@ -72,6 +72,10 @@ struct memory {
     struct memory_undo *undo;
     struct address_space *spaces; /* the first created first */
 
+    struct ram_block *blocks; /* that regions show */
+    struct dirty_source *sources;
+    atomic_uint clients; /* mask of the dirty clients; changed with `lock` held */
+
     struct listener_call *calls; /* of the commit under way */
     size_t call_count, call_capacity;
     struct render *render; /* made by the first rendering */
@@ -144,6 +148,10 @@ void memory_offloads_put(struct memory_offloads *offloads);
  * -EBUSY in a listener's callback.
  */
 int memory_region_begin_change(struct memory_region *region, struct error *err);
+
+/* Makes `clients` the mask of those that log writes to `region`, which has a RAM block; -ENOMEM, -EBUSY, or a
+ * listener's error. */
+int memory_region_set_log(struct memory_region *region, unsigned clients, struct error *err);
 
 /* Puts all regions back into the state before the transaction; or makes their present state final. */
 void memory_undo_restore(struct memory *memory);

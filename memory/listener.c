@@ -14,14 +14,23 @@ enum call {
     COALESCED_ADD,
     RANGE_DEL,
     RANGE_ADD,
+    LOG_START,
+    LOG_STOP,
     IOEVENTFD_DEL,
     IOEVENTFD_ADD,
     APPLY,
     REVERT,
+    RANGE_NOP, /* which nothing has to take back */
+};
+
+/* The same range in the new and in the old view. */
+struct same_range {
+    const struct flat_range *range, *old;
 };
 
 union item {
     const struct flat_range *range;
+    struct same_range same;
     struct flat_zone zone;
     struct flat_ioeventfd ioeventfd;
 };
@@ -32,6 +41,15 @@ struct listener_call {
     union item item;
     const struct memory_change *change;
 };
+
+static int invoke_log(const struct listener_call *call, struct error *err)
+{
+    const struct memory_listener_ops *ops = call->listener->ops;
+    int (*log)(struct memory_listener *, const struct memory_change *, const struct flat_range *, unsigned,
+               struct error *) = call->call == LOG_START ? ops->log_start : ops->log_stop;
+    const struct same_range *same = &call->item.same;
+    return log ? log(call->listener, call->change, same->range, same->old->log, err) : 0;
+}
 
 static int invoke(const struct listener_call *call, struct error *err)
 {
@@ -48,6 +66,13 @@ static int invoke(const struct listener_call *call, struct error *err)
         return ops->range_del ? ops->range_del(listener, change, item->range, err) : 0;
     case RANGE_ADD:
         return ops->range_add ? ops->range_add(listener, change, item->range, err) : 0;
+    case RANGE_NOP:
+        if (ops->range_nop)
+            ops->range_nop(listener, change, item->same.range);
+        return 0;
+    case LOG_START:
+    case LOG_STOP:
+        return invoke_log(call, err);
     case IOEVENTFD_DEL:
         return ops->ioeventfd_del ? ops->ioeventfd_del(listener, change, &item->ioeventfd, err) : 0;
     case IOEVENTFD_ADD:
@@ -74,7 +99,7 @@ static int call_listener(const struct play *play, struct memory_listener *listen
 {
     const struct memory_change *change = play->change;
     struct listener_call made = {listener, call, *item, change};
-    if (play->final) {
+    if (play->final || call == RANGE_NOP) {
         invoke(&made, NULL);
         return 0;
     }
@@ -162,30 +187,35 @@ static struct difference difference_begin(const struct item_kind *kind, const st
     return difference;
 }
 
-/* The next item that only one of the views has, in `*item`. Returns its call (del or add), or -1: no more. */
-static int difference_next(struct difference *difference, union item *item)
+/* An item of the old view, one of the new view, or the same of both. */
+struct difference_step {
+    bool in_old, in_new;
+    union item old, new;
+};
+
+static bool difference_next(struct difference *difference, struct difference_step *step)
 {
     const struct item_kind *kind = difference->kind;
-    while (difference->has_old || difference->has_new) {
-        int order = !difference->has_new   ? -1
-                    : !difference->has_old ? 1
-                                           : kind->compare(&difference->old, &difference->new);
-        *item = order <= 0 ? difference->old : difference->new;
-        if (order <= 0)
-            difference->has_old = kind->next(&difference->old_cursor, &difference->old);
-        if (order >= 0)
-            difference->has_new = kind->next(&difference->new_cursor, &difference->new);
-        if (order)
-            return (int)(order < 0 ? kind->del : kind->add);
-    }
-    return -1;
+    if (!difference->has_old && !difference->has_new)
+        return false;
+    int order = !difference->has_new   ? -1
+                : !difference->has_old ? 1
+                                       : kind->compare(&difference->old, &difference->new);
+    *step = (struct difference_step){order <= 0, order >= 0, difference->old, difference->new};
+    if (step->in_old)
+        difference->has_old = kind->next(&difference->old_cursor, &difference->old);
+    if (step->in_new)
+        difference->has_new = kind->next(&difference->new_cursor, &difference->new);
+    return true;
 }
 
 static bool differs(const struct item_kind *kind, const struct memory_change *change)
 {
     struct difference difference = difference_begin(kind, change);
-    union item item;
-    return difference_next(&difference, &item) >= 0;
+    for (struct difference_step step; difference_next(&difference, &step);)
+        if (!step.in_old || !step.in_new || (kind == &ranges && step.old.range->log != step.new.range->log))
+            return true;
+    return false;
 }
 
 bool memory_change_visible(const struct memory_change *change)
@@ -217,14 +247,36 @@ static int call_falling(const struct play *play, struct memory_listener *listene
 static int play_kind(const struct play *play, const struct item_kind *kind, enum call wanted)
 {
     struct difference difference = difference_begin(kind, play->change);
-    union item item;
     int result = 0;
-    for (int call; !result && (call = difference_next(&difference, &item)) >= 0;) {
-        if (call != (int)wanted)
+    for (struct difference_step step; !result && difference_next(&difference, &step);) {
+        if (step.in_old && step.in_new)
             continue;
-        result = wanted == kind->del ? call_falling(play, play->listeners, wanted, &item)
-                                     : call_rising(play, play->listeners, wanted, &item);
+        if (wanted == kind->del && step.in_old)
+            result = call_falling(play, play->listeners, wanted, &step.old);
+        else if (wanted == kind->add && step.in_new)
+            result = call_rising(play, play->listeners, wanted, &step.new);
     }
+    return result;
+}
+
+static int play_same_range(const struct play *play, const struct same_range *same)
+{
+    const union item item = {.same = *same};
+    unsigned old = same->old->log, new = same->range->log;
+    call_rising(play, play->listeners, RANGE_NOP, &item);
+    if (new & ~old)
+        return call_rising(play, play->listeners, LOG_START, &item);
+    return old & ~new ? call_falling(play, play->listeners, LOG_STOP, &item) : 0;
+}
+
+/* Tells of the ranges that both views have. */
+static int play_same(const struct play *play)
+{
+    struct difference difference = difference_begin(&ranges, play->change);
+    int result = 0;
+    for (struct difference_step step; !result && difference_next(&difference, &step);)
+        if (step.in_old && step.in_new)
+            result = play_same_range(play, &(struct same_range){step.new.range, step.old.range});
     return result;
 }
 
@@ -233,6 +285,8 @@ static int play_all(const struct play *play)
     int result = play_kind(play, &zones, COALESCED_DEL);
     if (!result)
         result = play_kind(play, &ranges, RANGE_DEL);
+    if (!result)
+        result = play_same(play);
     if (!result)
         result = play_kind(play, &ranges, RANGE_ADD);
     if (!result)
@@ -294,6 +348,8 @@ static void take_back(const struct listener_call *made, struct error *err)
     turned.old_view = made->change->new_view;
     turned.new_view = made->change->old_view;
     struct listener_call back = {made->listener, made->call ^ 1, made->item, &turned};
+    if (made->call == LOG_START || made->call == LOG_STOP)
+        back.item.same = (struct same_range){made->item.same.old, made->item.same.range};
     struct error why = {0};
     if (invoke(&back, &why))
         error_prefix(err, 0, "%s could not go back (%s) after", made->listener->name, why.message);

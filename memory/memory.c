@@ -44,6 +44,7 @@ void memory_destroy(struct memory *memory)
     if (!memory)
         return;
     assert(!memory->spaces && !memory->depth);
+    assert(!memory->blocks && !memory->sources && !atomic_load(&memory->clients));
     free(memory->calls);
     memory_render_free(memory);
     pthread_mutex_destroy(&memory->synchronize_lock);

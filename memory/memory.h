@@ -18,7 +18,7 @@ struct memory;
 /* A memory system with no address space; NULL when memory is short. */
 struct memory *memory_create(void);
 
-/* Frees it. Every address space must be gone by then. */
+/* Frees it. Every address space, region with RAM, dirty client and dirty source must be gone by then. */
 void memory_destroy(struct memory *memory);
 
 /*

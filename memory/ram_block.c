@@ -1,5 +1,6 @@
 #include "memory/ram_block.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -8,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/macros.h"
+#include "memory/dirty_block.h"
 
 #define HUGE_PAGE_SIZE (2 * MIB)
 
@@ -98,6 +100,8 @@ void ram_block_destroy(struct ram_block *block)
 {
     if (!block)
         return;
+    assert(!block->memory);
+    dirty_block_free(block);
     munmap(block->host, block->size);
     close(block->fd);
     free(block);

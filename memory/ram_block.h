@@ -4,13 +4,19 @@
  * A block is a memfd mapped shared, so that other processes (device back ends, a migration peer on this host)
  * can map it too. It starts as zeroes and takes host memory only where it is touched. A block is immutable
  * after its creation but for its contents, which guest, devices and godwit change at will: whoever reads
- * guest memory copies before checking.
+ * guest memory copies before checking. All regions that show a block are of one machine; whoever changes its
+ * contents other than by memory/address_space.h says so by dirty_mark().
  */
 #pragma once
 
+#include <stdatomic.h>
 #include <stdint.h>
 
+#include "memory/dirty.h"
+
 struct error;
+struct memory;
+struct memory_region;
 
 #define RAM_PAGE_SIZE 4096 /* the granularity of everything that concerns guest RAM */
 
@@ -23,6 +29,12 @@ struct ram_block {
     void *host;       /* start of the mapping */
     uint64_t size;
     int fd; /* the memfd */
+
+    struct memory *memory;          /* private from here on: that of its regions; NULL: it has none */
+    struct ram_block *next, **link; /* another block of `memory` */
+    struct memory_region *regions;
+    atomic_uint clients;                          /* mask of those that track it */
+    _Atomic uint64_t *bitmaps[DIRTY_CLIENTS_MAX]; /* by client; once there they stay */
 };
 
 /*
@@ -32,5 +44,5 @@ struct ram_block {
 int ram_block_create(const char *name, uint64_t size, unsigned flags, struct ram_block **block,
                      struct error *err);
 
-/* Unmaps and frees it; no region may show it any more. NULL is allowed. */
+/* Unmaps and frees it. The regions that showed it must have been destroyed. NULL is allowed. */
 void ram_block_destroy(struct ram_block *block);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "memory/dirty_block.h"
 #include "memory/internal.h"
 #include "memory/memory.h"
 #include "memory/ram_block.h"
@@ -44,7 +45,10 @@ static int set_block(struct memory_region *region, struct ram_block *block, uint
                                       block->name));
     region->block = block;
     region->block_offset = offset;
-    return 0;
+    pthread_mutex_lock(&region->memory->lock);
+    int result = dirty_block_add_region(block, region, err);
+    pthread_mutex_unlock(&region->memory->lock);
+    return result ? fail(region, result) : 0;
 }
 
 static bool sizes_valid(const struct memory_access_sizes *sizes)
@@ -93,9 +97,9 @@ int memory_region_init_rom_device(struct memory_region *region, struct memory *m
 {
     int result = init(region, memory, name, MEMORY_REGION_ROM_DEVICE, size, err);
     if (!result)
-        result = set_block(region, block, block_offset, err);
-    if (!result)
         result = set_ops(region, ops, opaque, err);
+    if (!result)
+        result = set_block(region, block, block_offset, err);
     region->state.romd_mode = !result;
     return result;
 }
@@ -151,6 +155,8 @@ void memory_region_destroy(struct memory_region *region)
         if (region->next_alias)
             region->next_alias->alias_link = region->alias_link;
     }
+    if (region->block)
+        dirty_block_remove_region(region);
     memory_offloads_put(region->state.offloads);
     *region = (struct memory_region){0};
     pthread_mutex_unlock(&memory->lock);
@@ -355,6 +361,17 @@ int memory_region_set_readonly(struct memory_region *region, bool readonly, stru
 int memory_region_set_unmergeable(struct memory_region *region, bool unmergeable, struct error *err)
 {
     return set_flag(region, &region->state.unmergeable, unmergeable, err);
+}
+
+int memory_region_set_log(struct memory_region *region, unsigned clients, struct error *err)
+{
+    int result = memory_region_begin_change(region, err);
+    if (result)
+        return result;
+    if (region->state.log != clients)
+        touch_enabled(region);
+    region->state.log = clients;
+    return end_change(region, err);
 }
 
 int memory_region_set_romd(struct memory_region *region, bool romd_mode, struct error *err)

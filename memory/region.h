@@ -108,6 +108,7 @@ struct memory_region {
     struct address_space *spaces; /* of which it is the root */
     struct ram_block *block;
     uint64_t block_offset;
+    struct memory_region *next_of_block, **link_of_block; /* another that shows the block */
     const struct memory_region_ops *ops;
     void *opaque;
     struct memory_undo *undo; /* its state before the open transaction; NULL: unchanged */

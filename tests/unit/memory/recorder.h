@@ -75,6 +75,26 @@ static inline int hear_range_add(struct memory_listener *listener, const struct 
     return heard(listener, err, "+%llx %s", (unsigned long long)range->start, range->region->name);
 }
 
+static inline void hear_range_nop(struct memory_listener *listener, const struct memory_change *change,
+                                  const struct flat_range *range)
+{
+    heard(listener, NULL, "=%llx %s", (unsigned long long)range->start, range->region->name);
+}
+
+static inline int hear_log_start(struct memory_listener *listener, const struct memory_change *change,
+                                 const struct flat_range *range, unsigned old, struct error *err)
+{
+    return heard(listener, err, "log %llx %s %x>%x", (unsigned long long)range->start, range->region->name,
+                 old, range->log);
+}
+
+static inline int hear_log_stop(struct memory_listener *listener, const struct memory_change *change,
+                                const struct flat_range *range, unsigned old, struct error *err)
+{
+    return heard(listener, err, "unlog %llx %s %x>%x", (unsigned long long)range->start, range->region->name,
+                 old, range->log);
+}
+
 static inline int hear_ioeventfd_del(struct memory_listener *listener, const struct memory_change *change,
                                      const struct flat_ioeventfd *ioeventfd, struct error *err)
 {
@@ -123,14 +143,40 @@ static const struct memory_listener_ops recorder_ops = {
     .abort = hear_abort,
 };
 
-static inline void listen_to(struct address_space *space, struct recorder *recorder, const char *name,
-                             int priority, struct record *record)
+/* For the tests of who logs: also of what stays. */
+static const struct memory_listener_ops log_recorder_ops = {
+    .prepare = hear_prepare,
+    .range_del = hear_range_del,
+    .range_nop = hear_range_nop,
+    .log_start = hear_log_start,
+    .log_stop = hear_log_stop,
+    .range_add = hear_range_add,
+    .apply = hear_apply,
+    .revert = hear_revert,
+    .commit = hear_commit,
+    .abort = hear_abort,
+};
+
+static inline void listen_by(const struct memory_listener_ops *ops, struct address_space *space,
+                             struct recorder *recorder, const char *name, int priority, struct record *record)
 {
     *recorder = (struct recorder){
-        .listener = {.name = name, .priority = priority, .ops = &recorder_ops},
+        .listener = {.name = name, .priority = priority, .ops = ops},
         .record = record,
     };
     cr_assert_eq(memory_listener_register(&recorder->listener, space, NULL), 0);
+}
+
+static inline void listen_to(struct address_space *space, struct recorder *recorder, const char *name,
+                             int priority, struct record *record)
+{
+    listen_by(&recorder_ops, space, recorder, name, priority, record);
+}
+
+static inline void listen_to_logs(struct address_space *space, struct recorder *recorder, const char *name,
+                                  int priority, struct record *record)
+{
+    listen_by(&log_recorder_ops, space, recorder, name, priority, record);
 }
 
 static inline void forget(struct record *record)

@@ -1,3 +1,4 @@
+#include "memory/internal.h"
 #include "tests/unit/memory/recorder.h"
 
 static struct fixture f;
@@ -251,4 +252,144 @@ Test(listener, is_given_both_views_and_may_not_change_anything)
     cr_assert_eq(prying.looks, 3);
     prying.listener.ops = &none;
     memory_listener_unregister(&prying.listener);
+}
+
+static void set_log(struct memory_region *region, unsigned clients)
+{
+    struct error err = {""};
+    int result = memory_region_set_log(region, clients, &err);
+    cr_assert_eq(result, 0, "%s", err.message);
+}
+
+Test(listener, who_logs_a_range_changes_in_place)
+{
+    struct recorder low, high;
+    struct memory_region *region = ram(&f, "ram", PAGE);
+    add(&f.root, 0x10000, region, 0);
+    listen_to_logs(f.space, &low, "l", 10, &record);
+    listen_to_logs(f.space, &high, "h", 20, &record);
+    forget(&record);
+    set_log(region, 1);
+    assert_heard(&record, "l:prepare; h:prepare; l:=10000 ram; h:=10000 ram; "
+                          "l:log 10000 ram 0>1; h:log 10000 ram 0>1; l:apply; h:apply; l:commit; h:commit; ");
+    set_log(region, 1);
+    assert_heard(&record, "");
+    set_log(region, 6);
+    assert_heard(&record, "l:prepare; h:prepare; l:=10000 ram; h:=10000 ram; "
+                          "l:log 10000 ram 1>6; h:log 10000 ram 1>6; l:apply; h:apply; l:commit; h:commit; ");
+    set_log(region, 4);
+    assert_heard(&record,
+                 "l:prepare; h:prepare; l:=10000 ram; h:=10000 ram; "
+                 "h:unlog 10000 ram 6>4; l:unlog 10000 ram 6>4; l:apply; h:apply; l:commit; h:commit; ");
+    memory_listener_unregister(&low.listener);
+    memory_listener_unregister(&high.listener);
+}
+
+/* Deletions, then all that stays, range by range, then additions; a range that moves says who logs it when it
+ * is added. */
+Test(listener, what_stays_comes_between_deletions_and_additions)
+{
+    struct recorder a;
+    struct memory_region *stays = ram(&f, "stays", PAGE), *below = ram(&f, "below", PAGE),
+                         *goes = mmio(&f, "goes", PAGE), *moves = ram(&f, "moves", PAGE);
+    add(&f.root, 0x10000, below, 0);
+    add(&f.root, 0x12000, stays, 0);
+    add(&f.root, 0x13000, moves, 0);
+    add(&f.root, 0x16000, goes, 0);
+    set_log(stays, 1);
+    listen_to_logs(f.space, &a, "a", 0, &record);
+    forget(&record);
+    memory_transaction_begin(f.memory);
+    set_log(below, 1);
+    set_log(stays, 0);
+    set_log(moves, 3);
+    cr_assert_eq(memory_region_set_address(moves, 0x14000, NULL), 0);
+    cr_assert_eq(memory_region_remove_subregion(goes, NULL), 0);
+    cr_assert_eq(memory_transaction_commit(f.memory, NULL), 0);
+    assert_heard(&record, "a:prepare; a:-13000 moves; a:-16000 goes; "
+                          "a:=10000 below; a:log 10000 below 0>1; a:=12000 stays; a:unlog 12000 stays 1>0; "
+                          "a:+14000 moves; a:apply; a:commit; ");
+    cr_assert_eq(flat_view_find(a.listener.space->view, 0x14000)->log, 3);
+    memory_listener_unregister(&a.listener);
+}
+
+Test(listener, log_steps_are_taken_back_with_masks_exchanged)
+{
+    struct recorder a, b;
+    struct memory_region *first = ram(&f, "first", PAGE), *second = ram(&f, "second", PAGE);
+    add(&f.root, 0x10000, first, 0);
+    add(&f.root, 0x12000, second, 0);
+    set_log(second, 2);
+    listen_to_logs(f.space, &a, "a", 1, &record);
+    listen_to_logs(f.space, &b, "b", 2, &record);
+    forget(&record);
+    a.fail = "unlog 12000 second 2>0";
+    memory_transaction_begin(f.memory);
+    set_log(first, 5);
+    set_log(second, 0);
+    cr_assert_eq(memory_transaction_commit(f.memory, &f.err), -EIO);
+    assert_heard(&record, "a:prepare; b:prepare; "
+                          "a:=10000 first; b:=10000 first; a:log 10000 first 0>5; b:log 10000 first 0>5; "
+                          "a:=12000 second; b:=12000 second; b:unlog 12000 second 2>0; "
+                          "a:unlog 12000 second 2>0; "
+                          "b:log 12000 second 0>2; b:unlog 10000 first 5>0; a:unlog 10000 first 5>0; "
+                          "b:abort; a:abort; ");
+    cr_assert_eq(first->state.log, 0);
+    cr_assert_eq(second->state.log, 2);
+    memory_listener_unregister(&a.listener);
+    memory_listener_unregister(&b.listener);
+}
+
+Test(listener, nobody_hears_who_logs_what_cannot_be_seen)
+{
+    struct recorder a;
+    struct memory_region *hidden = ram(&f, "hidden", PAGE);
+    add(&f.root, 0x10000, hidden, 0);
+    add(&f.root, 0x10000, mmio(&f, "over", PAGE), 1);
+    listen_to_logs(f.space, &a, "a", 0, &record);
+    forget(&record);
+    set_log(hidden, 1);
+    set_log(ram(&f, "nowhere", PAGE), 1);
+    assert_heard(&record, "");
+    memory_listener_unregister(&a.listener);
+}
+
+/* The range that a log step is told of is of the new view, when it is taken back of what was the old one. */
+struct log_views {
+    struct memory_listener listener;
+    unsigned calls;
+};
+
+static int look_log(struct memory_listener *listener, const struct memory_change *change,
+                    const struct flat_range *range, unsigned old, struct error *err)
+{
+    struct log_views *self = container_of(listener, struct log_views, listener);
+    cr_assert_eq(range, flat_view_find(change->new_view, range->start));
+    cr_assert_eq(old, flat_view_find(change->old_view, range->start)->log);
+    self->calls++;
+    return 0;
+}
+
+static int refuse_apply(struct memory_listener *listener, const struct memory_change *change,
+                        struct error *err)
+{
+    return error_set(err, EIO, "no");
+}
+
+Test(listener, log_steps_are_given_ranges_of_the_new_view)
+{
+    static const struct memory_listener_ops quiet_ops = {.log_start = look_log, .log_stop = look_log};
+    static const struct memory_listener_ops failing_ops = {
+        .log_start = look_log, .log_stop = look_log, .apply = refuse_apply};
+    struct log_views views = {.listener = {.name = "views", .ops = &quiet_ops}};
+    struct memory_region *region = ram(&f, "ram", PAGE);
+    add(&f.root, 0x10000, region, 0);
+    cr_assert_eq(memory_listener_register(&views.listener, f.space, NULL), 0);
+    set_log(region, 1);
+    cr_assert_eq(views.calls, 1);
+    views.listener.ops = &failing_ops;
+    cr_assert_eq(memory_region_set_log(region, 0, NULL), -EIO);
+    cr_assert_eq(views.calls, 3);
+    views.listener.ops = &quiet_ops;
+    memory_listener_unregister(&views.listener);
 }

@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "memory/dirty.h"
 #include "memory/trace.h"
 #include "tests/unit/memory/recorder.h"
 
@@ -108,7 +109,7 @@ Test(trace, hears_first_and_what_is_undone)
     begin();
     forget_lines();
     recorder.fail = "prepare";
-    cr_assert_eq(memory_region_add_subregion(&f.root, 1, new, 0, NULL), -EIO);
+    cr_assert_eq(memory_region_add_subregion(&f.root, 0x1000, new, 0, NULL), -EIO);
     cr_assert_not_null(strstr(traced(), "\nabort\n"));
     recorder.fail = "-0 old";
     cr_assert_eq(memory_region_remove_subregion(old, NULL), -EIO);
@@ -117,15 +118,37 @@ Test(trace, hears_first_and_what_is_undone)
                      "undo range_add 0000000000000000-0000000000000000 (mmio): old @0000000000000000\n"
                      "abort\n");
     recorder.fail = "apply";
-    cr_assert_eq(memory_region_add_subregion(&f.root, 1, new, 0, NULL), -EIO);
+    cr_assert_eq(memory_region_add_subregion(&f.root, 0x1000, new, 0, NULL), -EIO);
     cr_assert_str_eq(strchr(traced(), '\n'),
-                     "\nrange_add 0000000000000001-0000000000000001 (mmio): new @0000000000000000\n"
+                     "\nrange_add 0000000000001000-0000000000001000 (mmio): new @0000000000000000\n"
                      "apply\n"
                      "undo revert\n"
-                     "undo range_del 0000000000000001-0000000000000001 (mmio): new @0000000000000000\n"
+                     "undo range_del 0000000000001000-0000000000001000 (mmio): new @0000000000000000\n"
                      "abort\n");
     recorder.fail = NULL;
     memory_listener_unregister(&recorder.listener);
+}
+
+Test(trace, who_logs)
+{
+    struct dirty_client *client;
+    add(&f.root, 0x1000, ram(&f, "ram", PAGE), 0);
+    begin();
+    forget_lines();
+    cr_assert_eq(dirty_start(f.memory, "client", DIRTY_EVERYTHING, &client, NULL), 0);
+    cr_assert_str_eq(
+        strchr(traced(), '\n'),
+        "\nrange_nop 0000000000001000-0000000000001fff (ram, log 0x1): ram @0000000000000000\n"
+        "log_start from 0x0 to 0x1: 0000000000001000-0000000000001fff (ram, log 0x1): ram @0000000000000000\n"
+        "apply\n"
+        "commit\n");
+    dirty_stop(client);
+    cr_assert_str_eq(strchr(traced(), '\n'),
+                     "\nrange_nop 0000000000001000-0000000000001fff (ram): ram @0000000000000000\n"
+                     "log_stop from 0x1 to 0x0: 0000000000001000-0000000000001fff (ram): ram "
+                     "@0000000000000000\n"
+                     "apply\n"
+                     "commit\n");
 }
 
 Test(trace, ends_silently)
