@@ -257,10 +257,22 @@ int memory_region_remove_subregion(struct memory_region *child, struct error *er
     return end_change(child, err);
 }
 
+/* Keeps the states of all subregions, so that removing them cannot fail on the way. */
+static int keep_subregions(struct memory_region *container, struct error *err)
+{
+    int result = 0;
+    for (struct memory_region *child = container->subregions; child && !result; child = child->next) {
+        result = memory_region_begin_change(child, err);
+        if (!result)
+            memory_transaction_commit(container->memory, NULL);
+    }
+    return result;
+}
+
 int memory_region_remove_all_subregions(struct memory_region *container, struct error *err)
 {
     memory_transaction_begin(container->memory);
-    int result = 0;
+    int result = keep_subregions(container, err);
     while (!result && container->subregions)
         result = memory_region_remove_subregion(container->subregions, err);
     int committed = memory_transaction_commit(container->memory, result ? NULL : err);

@@ -173,8 +173,7 @@ int memory_region_add_subregion(struct memory_region *container, uint64_t offset
 /* Takes `child` out of its container. -EINVAL where it has none. */
 int memory_region_remove_subregion(struct memory_region *child, struct error *err);
 
-/* Empties `container`. An error means, as for other functions, that nothing changed, or, within a transaction
- * that was open already, that the caller must let it fail. */
+/* Empties `container`. */
 int memory_region_remove_all_subregions(struct memory_region *container, struct error *err);
 
 /* A disabled region shows nothing, nor does what it contains or shows as an alias. */
