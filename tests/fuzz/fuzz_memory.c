@@ -8,6 +8,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    memory_driver_run(data, size);
+    memory_driver_run(data, size, 0);
     return 0;
 }

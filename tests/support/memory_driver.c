@@ -4,21 +4,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/macros.h"
 #include "memory/kvm_listener.h"
 #include "memory/memory.h"
 #include "memory/ram_block.h"
+#include "tests/support/failing_malloc.h"
 #include "tests/support/memory_driver_internal.h"
 
-#define BLOCK_PAGES 24
-#define UNIT_MAX    10 /* of a region's size */
-
-/* A number below `limit`; 0 when the data is used up. */
-static unsigned pick(struct driver *driver, unsigned limit)
+unsigned pick(struct driver *driver, unsigned limit)
 {
     if (!driver->left)
         return 0;
     driver->left--;
-    return *driver->data++ % limit;
+    return *driver->step++ % limit;
 }
 
 uint64_t driver_node(const struct driver *driver, const struct memory_region *region)
@@ -35,7 +33,7 @@ static void write_nothing(void *opaque, uint64_t offset, uint64_t value, unsigne
 {
 }
 
-static const struct memory_region_ops ops = {.read = read_byte, .write = write_nothing};
+const struct memory_region_ops driver_device_ops = {.read = read_byte, .write = write_nothing};
 
 /* A node that is alive or not, the first from a random one on; ORACLE_NONE: there is none. */
 static int pick_index(struct driver *driver, bool alive)
@@ -49,44 +47,23 @@ static int pick_index(struct driver *driver, bool alive)
     return ORACLE_NONE;
 }
 
-/* There is always one: the roots live. */
-static int pick_node(struct driver *driver)
+int pick_node(struct driver *driver)
 {
     return pick_index(driver, true);
 }
 
-/* Mostly a node that can be put somewhere. */
-static int pick_loose(struct driver *driver)
+int pick_dead(struct driver *driver)
 {
-    int node = pick_node(driver);
-    bool any = pick(driver, 8) == 0;
-    for (int i = 0; i < ORACLE_NODES && !any; i++) {
-        int other = (node + i) % ORACLE_NODES;
-        if (driver->now.nodes[other].alive && driver->now.nodes[other].parent == ORACLE_NONE &&
-            other >= SIDES)
-            return other;
-    }
-    return node;
+    return pick_index(driver, false);
 }
 
-/* Mostly a container. */
-static int pick_container(struct driver *driver)
+uint64_t pick_place(struct driver *driver)
 {
-    int node = pick_node(driver);
-    return driver->now.nodes[node].kind == MEMORY_REGION_CONTAINER || pick(driver, 3) == 0 ? node : 0;
-}
-
-/* Mostly few places, so that regions meet. */
-static uint64_t pick_place(struct driver *driver)
-{
-    unsigned choice = pick(driver, 4 * driver->now.units);
-    unsigned place = choice < driver->now.units ? choice : 4 * (choice % 3) + choice % 2;
+    unsigned units = driver->now.units, choice = pick(driver, 4 * units + 4);
+    if (choice >= 4 * units && driver->huge)
+        return 0 - (choice - 4 * units + 1) * driver->now.unit;
+    unsigned place = choice < units ? choice : 4 * (choice % 3) + choice % 2;
     return place * driver->now.unit;
-}
-
-static memory_size pick_size(struct driver *driver)
-{
-    return (memory_size)(1 + pick(driver, UNIT_MAX)) * driver->now.unit;
 }
 
 /* Whether there are more ranges to map than KVM has slots. */
@@ -137,15 +114,50 @@ static void settle_success(struct driver *driver, struct oracle_view new[SIDES],
     driver->begun = driver->now;
 }
 
-static void settle_failure(struct driver *driver, int result)
+static void settle_failure(struct driver *driver)
 {
-    if (driver->failed)
-        log_expect_failure(driver);
-    else
-        driver->expected.count = driver->log.count = 0; /* KVM refused, at a point that is its own business */
-    EXPECT(driver, result == -EREMOTEIO || result == -EEXIST || result == -ENOSPC);
+    log_expect_failure(driver);
     EXPECT(driver, fake_kvm_equal(&driver->kvm, &driver->kvm_begun));
     driver->now = driver->begun;
+}
+
+/* Whether KVM cannot map something that `view` shows: parts of pages, or the last page of all. */
+static bool unmappable(const struct driver *driver, const struct oracle_view *view)
+{
+    for (unsigned i = 0; i < view->range_count; i++) {
+        const struct oracle_range *range = &view->ranges[i];
+        if (oracle_mapped(&driver->now, &range->first, false) &&
+            ((range->start | (uint64_t)range->size | range->first.offset) % RAM_PAGE_SIZE ||
+             range->start + range->size == MEMORY_SIZE_MAX))
+            return true;
+    }
+    return false;
+}
+
+/* Judges the result of a transaction that shows `new` in the space that KVM has; `changed`: it shows that
+ * anew. */
+static void judge(struct driver *driver, const struct oracle_view *new, bool changed, int result)
+{
+    bool kvm_changed = driver->kvm_listener && changed;
+    bool kvm_failed =
+        driver->kvm.fail_at && driver->kvm.calls >= driver->kvm.fail_at && !driver->kvm.failed_move;
+    bool collide = kvm_changed && ioeventfds_collide(new);
+    bool bad = kvm_changed && unmappable(driver, new);
+    /* One slot may map several ranges, so it is not sure that too many ranges are too many slots. */
+    bool too_many = result == -ENOSPC && slots_short(driver, new);
+    bool no_memory = result == -ENOMEM && failing_malloc_failed();
+    EXPECT(driver,
+           (result != 0) == (driver->failed || kvm_failed || collide || bad || too_many || no_memory));
+    EXPECT(driver, !result || (result == -EREMOTEIO && (driver->failed || kvm_failed)) ||
+                       (result == -EEXIST && collide) || (result == -EINVAL && bad) || too_many || no_memory);
+}
+
+/* Nothing is to fail any more. */
+static void disarm(struct driver *driver)
+{
+    driver->failed = false;
+    driver->fail_at = driver->kvm.fail_at = 0;
+    failing_malloc_arm(0);
 }
 
 /* A transaction has ended with `result`. */
@@ -158,40 +170,41 @@ static void settle(struct driver *driver, int result)
         changed[i] = !oracle_view_equal(&driver->sides[i].shown, &new[i]);
     }
     expect_all(driver, new, changed);
-    bool kvm_failed =
-        driver->kvm.fail_at && driver->kvm.calls >= driver->kvm.fail_at && !driver->kvm.failed_move;
-    bool collide = driver->kvm_listener && changed[0] && ioeventfds_collide(&new[0]);
-    /* One slot may map several ranges, so it is not sure that too many ranges are too many slots. */
-    bool too_many = result == -ENOSPC && slots_short(driver, &new[0]);
-    EXPECT(driver, (result != 0) == (driver->failed || kvm_failed || collide || too_many));
+    judge(driver, &new[0], changed[0], result);
     if (result)
-        settle_failure(driver, result);
+        settle_failure(driver);
     else
         settle_success(driver, new, changed);
     log_check(driver);
-    if (driver->kvm.slots_max == FAKE_KVM_SLOTS_MAX)
+    if (driver->kvm_listener && driver->kvm.slots_max == FAKE_KVM_SLOTS_MAX)
         check_kept(driver, &driver->kvm_begun);
-    driver->failed = false;
-    driver->fail_at = driver->kvm.fail_at = 0;
+    disarm(driver);
     driver->kvm.failed_move = false;
     fake_kvm_copy(&driver->kvm_begun, &driver->kvm);
     driver->settled = true;
 }
 
-/* A call that changes the tree has returned; the model has changed if that was predicted (0). */
-static void made(struct driver *driver, int predicted, int result)
+void made(struct driver *driver, int predicted, int result)
 {
-    EXPECT(driver, !predicted || result == predicted);
+    bool no_memory = result == -ENOMEM && failing_malloc_failed();
+    if (result)
+        narrate(driver, "    fails: %s", driver->err.message);
+    EXPECT(driver, !predicted || result == predicted || no_memory);
     if (!predicted && !driver->depth)
         settle(driver, result);
     else
-        EXPECT(driver, predicted || !result);
+        EXPECT(driver, predicted || !result || no_memory);
+    if (no_memory && driver->depth)
+        driver->now = driver->saved;
+    else if (failing_malloc_armed())
+        driver->saved = driver->now;
 }
 
 static void op_begin(struct driver *driver)
 {
     if (driver->depth == 3)
         return;
+    narrate(driver, "begin");
     memory_transaction_begin(driver->memory);
     driver->depth++;
 }
@@ -200,457 +213,140 @@ static void op_commit(struct driver *driver)
 {
     if (!driver->depth)
         return;
+    narrate(driver, "commit");
     int result = memory_transaction_commit(driver->memory, &driver->err);
+    if (result)
+        narrate(driver, "    fails: %s", driver->err.message);
     if (--driver->depth == 0)
         settle(driver, result);
     else
         EXPECT(driver, !result);
 }
 
-static int init_region(struct driver *driver, int index, const struct oracle_node *node)
-{
-    struct memory_region *region = &driver->regions[index];
-    void *opaque = (void *)(uintptr_t)index;
-    switch (node->kind) {
-    case MEMORY_REGION_RAM:
-        return memory_region_init_ram(region, driver->memory, "ram", driver->block, node->block_offset,
-                                      node->size, &driver->err);
-    case MEMORY_REGION_ROM:
-        return memory_region_init_rom(region, driver->memory, "rom", driver->block, node->block_offset,
-                                      node->size, &driver->err);
-    case MEMORY_REGION_ROM_DEVICE:
-        return memory_region_init_rom_device(region, driver->memory, "rom-device", &ops, opaque,
-                                             driver->block, node->block_offset, node->size, &driver->err);
-    case MEMORY_REGION_MMIO:
-        return memory_region_init_mmio(region, driver->memory, "mmio", &ops, opaque, node->size,
-                                       &driver->err);
-    case MEMORY_REGION_ALIAS:
-        return memory_region_init_alias(region, driver->memory, "alias", &driver->regions[node->target],
-                                        node->alias_offset, node->size, &driver->err);
-    case MEMORY_REGION_RESERVATION:
-        return memory_region_init_reservation(region, driver->memory, "reservation", node->size,
-                                              &driver->err);
-    default:
-        return memory_region_init_container(region, driver->memory, "container", node->size, &driver->err);
-    }
-}
-
-static bool has_block(enum memory_region_kind kind)
-{
-    return kind == MEMORY_REGION_RAM || kind == MEMORY_REGION_ROM || kind == MEMORY_REGION_ROM_DEVICE;
-}
-
-static void create(struct driver *driver, int index, struct oracle_node node)
-{
-    node.alive = node.enabled = true;
-    node.romd = node.kind == MEMORY_REGION_ROM_DEVICE;
-    node.parent = ORACLE_NONE;
-    EXPECT(driver, init_region(driver, index, &node) == 0);
-    driver->now.nodes[index] = driver->begun.nodes[index] = node;
-}
-
-static void op_create(struct driver *driver)
-{
-    int index = pick_index(driver, false);
-    struct oracle_node node = {.kind = pick(driver, 7), .size = pick_size(driver), .target = ORACLE_NONE};
-    if (index == ORACLE_NONE)
-        return;
-    if (node.kind == MEMORY_REGION_ALIAS) {
-        node.target = pick_node(driver);
-        node.alias_offset = pick(driver, 4) * driver->now.unit;
-        node.size = (memory_size)(1 + pick(driver, 4)) * driver->now.unit;
-    }
-    if (has_block(node.kind)) {
-        if (driver->now.unit > RAM_PAGE_SIZE)
-            return;
-        node.size = (node.size / driver->now.unit) * RAM_PAGE_SIZE;
-        node.block_offset = pick(driver, BLOCK_PAGES - UNIT_MAX) * RAM_PAGE_SIZE;
-    }
-    create(driver, index, node);
-}
-
-static void add(struct driver *driver, int container, uint64_t place, int child, int priority)
-{
-    struct oracle_node *node = &driver->now.nodes[child];
-    bool too_far = place + node->size > MEMORY_SIZE_MAX;
-    int predicted = 0;
-    if (driver->now.nodes[container].kind == MEMORY_REGION_ALIAS || node->parent != ORACLE_NONE ||
-        (!too_far && oracle_shows(&driver->now, child, container)))
-        predicted = -EINVAL;
-    else if (too_far)
-        predicted = -EOVERFLOW;
-    if (!predicted) {
-        node->parent = container;
-        node->address = place;
-        node->priority = priority;
-        node->order = ++driver->now.order;
-    }
-    made(driver, predicted,
-         memory_region_add_subregion(&driver->regions[container], place, &driver->regions[child], priority,
-                                     &driver->err));
-}
-
-static void op_add(struct driver *driver)
-{
-    int container = pick_container(driver), child = pick_loose(driver);
-    uint64_t place = pick_place(driver);
-    add(driver, container, place, child, (int)pick(driver, 4) - 1);
-}
-
-/* Flag 0 is read-only, 1 unmergeable, 2 ROMD mode; others mean nothing. */
-static void set_flag(struct driver *driver, int index, unsigned flag, bool value)
-{
-    struct oracle_node *node = &driver->now.nodes[index];
-    struct memory_region *region = &driver->regions[index];
-    if (flag == 0) {
-        node->readonly = value;
-        made(driver, 0, memory_region_set_readonly(region, value, &driver->err));
-    } else if (flag == 1) {
-        node->unmergeable = value;
-        made(driver, 0, memory_region_set_unmergeable(region, value, &driver->err));
-    } else if (flag == 2) {
-        int predicted = node->kind == MEMORY_REGION_ROM_DEVICE ? 0 : -EINVAL;
-        node->romd = predicted ? node->romd : value;
-        made(driver, predicted, memory_region_set_romd(region, value, &driver->err));
-    }
-}
-
-static void op_flag(struct driver *driver)
-{
-    int index = pick_node(driver);
-    unsigned flag = pick(driver, 3);
-    set_flag(driver, index, flag, pick(driver, 2));
-}
-
-/* Lets a new alias go on where another ends, so that what they show meets. */
-static void op_continue(struct driver *driver)
-{
-    int index = pick_index(driver, false), other = pick_node(driver);
-    struct oracle_node node = driver->now.nodes[other];
-    uint64_t end = node.address + (uint64_t)node.size;
-    if (index == ORACLE_NONE || node.kind != MEMORY_REGION_ALIAS || node.parent == ORACLE_NONE ||
-        end < node.address)
-        return;
-    int container = node.parent;
-    node.alias_offset += (uint64_t)node.size;
-    node.readonly = node.unmergeable = false;
-    create(driver, index, node);
-    set_flag(driver, index, pick(driver, 6), true);
-    add(driver, container, end, index, node.priority);
-}
-
-static void op_remove(struct driver *driver)
-{
-    int index = pick_node(driver);
-    int *parent = &driver->now.nodes[index].parent, predicted = *parent == ORACLE_NONE ? -EINVAL : 0;
-    *parent = ORACLE_NONE;
-    made(driver, predicted, memory_region_remove_subregion(&driver->regions[index], &driver->err));
-}
-
-static void op_enable(struct driver *driver)
-{
-    int index = pick_node(driver);
-    bool enabled = pick(driver, 2);
-    driver->now.nodes[index].enabled = enabled;
-    made(driver, 0, memory_region_set_enabled(&driver->regions[index], enabled, &driver->err));
-}
-
-static void op_move(struct driver *driver)
-{
-    int index = pick_node(driver);
-    uint64_t place = pick_place(driver);
-    struct oracle_node *node = &driver->now.nodes[index];
-    int predicted = 0;
-    if (node->parent == ORACLE_NONE)
-        predicted = -EINVAL;
-    else if (place + node->size > MEMORY_SIZE_MAX)
-        predicted = -EOVERFLOW;
-    if (!predicted) {
-        node->address = place;
-        node->order = ++driver->now.order;
-    }
-    made(driver, predicted, memory_region_set_address(&driver->regions[index], place, &driver->err));
-}
-
-static void op_resize(struct driver *driver)
-{
-    int index = pick_node(driver);
-    memory_size size = pick_size(driver);
-    struct oracle_node *node = &driver->now.nodes[index];
-    int predicted = 0;
-    if (has_block(node->kind) && size % RAM_PAGE_SIZE)
-        predicted = -EINVAL;
-    else if (node->parent != ORACLE_NONE && node->address + size > MEMORY_SIZE_MAX)
-        predicted = -EOVERFLOW;
-    if (!predicted)
-        node->size = size;
-    made(driver, predicted, memory_region_set_size(&driver->regions[index], size, &driver->err));
-}
-
-static void op_alias_offset(struct driver *driver)
-{
-    int index = pick_node(driver);
-    uint64_t place = pick_place(driver);
-    struct oracle_node *node = &driver->now.nodes[index];
-    int predicted = node->kind == MEMORY_REGION_ALIAS ? 0 : -EINVAL;
-    if (!predicted)
-        node->alias_offset = place;
-    made(driver, predicted, memory_region_set_alias_offset(&driver->regions[index], place, &driver->err));
-}
-
-static bool traps(const struct oracle_node *node)
-{
-    return node->kind == MEMORY_REGION_MMIO || node->kind == MEMORY_REGION_ROM_DEVICE ||
-           node->kind == MEMORY_REGION_RESERVATION;
-}
-
-static bool before(const struct oracle_ioeventfd *a, const struct oracle_ioeventfd *b)
-{
-    uint64_t left[] = {a->place, a->length, a->match, a->data, (uint64_t)a->fd};
-    uint64_t right[] = {b->place, b->length, b->match, b->data, (uint64_t)b->fd};
-    unsigned i = 0;
-    while (i < 4 && left[i] == right[i])
-        i++;
-    return left[i] < right[i];
-}
-
-/* Where in the node's list an ioeventfd is, or ORACLE_NONE. */
-static int find_ioeventfd(const struct oracle_node *node, const struct oracle_ioeventfd *wanted)
-{
-    for (unsigned i = 0; i < node->ioeventfd_count; i++)
-        if (oracle_ioeventfd_equal(&node->ioeventfds[i], wanted))
-            return (int)i;
-    return ORACLE_NONE;
-}
-
-static void insert_ioeventfd(struct oracle_node *node, const struct oracle_ioeventfd *new)
-{
-    unsigned at = node->ioeventfd_count++;
-    for (; at > 0 && before(new, &node->ioeventfds[at - 1]); at--)
-        node->ioeventfds[at] = node->ioeventfds[at - 1];
-    node->ioeventfds[at] = *new;
-}
-
-static void op_add_ioeventfd(struct driver *driver)
-{
-    static const unsigned lengths[] = {0, 1, 2, 4, 8};
-    int index = pick_node(driver);
-    struct oracle_ioeventfd new = {.place = pick(driver, 3) * driver->now.unit + pick(driver, 3),
-                                   .length = lengths[pick(driver, 5)],
-                                   .match = pick(driver, 2),
-                                   .fd = 3 + (int)pick(driver, 3)};
-    new.data = new.match ? pick(driver, 2) : 0;
-    if (driver->now.nodes[index].ioeventfd_count == ORACLE_IOEVENTFDS)
-        return;
-    struct oracle_node *node = &driver->now.nodes[index];
-    int predicted = 0;
-    if (!traps(node) || (!new.length &&new.match) ||
-        (memory_size) new.place + (new.length ? new.length : 1) > node->size)
-        predicted = -EINVAL;
-    else if (find_ioeventfd(node, &new) != ORACLE_NONE)
-        predicted = -EEXIST;
-    if (!predicted)
-        insert_ioeventfd(node, &new);
-    made(driver, predicted,
-         memory_region_add_ioeventfd(&driver->regions[index], new.place, new.length, new.match, new.data,
-                                     new.fd, &driver->err));
-}
-
-static void op_remove_ioeventfd(struct driver *driver)
-{
-    int index = pick_node(driver);
-    unsigned at = pick(driver, ORACLE_IOEVENTFDS), wrong = pick(driver, 4);
-    if (at >= driver->now.nodes[index].ioeventfd_count)
-        return;
-    struct oracle_node *node = &driver->now.nodes[index];
-    struct oracle_ioeventfd old = node->ioeventfds[at];
-    old.fd += wrong == 0;
-    int found = find_ioeventfd(node, &old), predicted = found == ORACLE_NONE ? -ENOENT : 0;
-    for (unsigned i = (unsigned)found; !predicted && i + 1 < node->ioeventfd_count; i++)
-        node->ioeventfds[i] = node->ioeventfds[i + 1];
-    node->ioeventfd_count -= !predicted;
-    made(driver, predicted,
-         memory_region_remove_ioeventfd(&driver->regions[index], old.place, old.length, old.match, old.data,
-                                        old.fd, &driver->err));
-}
-
-static bool zones_overlap(const struct oracle_node *node, const struct oracle_zone *new)
-{
-    for (unsigned i = 0; i < node->zone_count; i++)
-        if (new->place < node->zones[i].place + node->zones[i].size &&
-            node->zones[i].place < new->place + new->size)
-            return true;
-    return false;
-}
-
-static void insert_zone(struct oracle_node *node, const struct oracle_zone *new)
-{
-    unsigned at = node->zone_count++;
-    for (; at > 0 && new->place < node->zones[at - 1].place; at--)
-        node->zones[at] = node->zones[at - 1];
-    node->zones[at] = *new;
-}
-
-static void op_coalesced(struct driver *driver)
-{
-    int index = pick_node(driver);
-    struct oracle_zone new = {.place = pick(driver, 3) * driver->now.unit, .size = 1 + pick(driver, 8)};
-    bool clear = pick(driver, 4) == 0;
-    struct oracle_node *node = &driver->now.nodes[index];
-    struct memory_region *region = &driver->regions[index];
-    if (clear) {
-        node->zone_count = 0;
-        made(driver, 0, memory_region_clear_coalesced(region, &driver->err));
-        return;
-    }
-    int predicted = 0;
-    if (!traps(node) || new.place + new.size > node->size)
-        predicted = -EINVAL;
-    else if (zones_overlap(node, &new))
-        predicted = -EEXIST;
-    else if (node->zone_count == ORACLE_ZONES)
-        return;
-    if (!predicted)
-        insert_zone(node, &new);
-    made(driver, predicted,
-         memory_region_add_coalesced(region, new.place, (uint64_t) new.size, &driver->err));
-}
-
-/* Whether a failing transaction, or another region, still needs this one. */
-static bool needed(const struct oracle_tree *tree, int index)
-{
-    if (tree->nodes[index].parent != ORACLE_NONE)
-        return true;
-    for (int i = 0; i < ORACLE_NODES; i++)
-        if (tree->nodes[i].alive && (tree->nodes[i].parent == index || tree->nodes[i].target == index))
-            return true;
-    return false;
-}
-
-static void op_destroy(struct driver *driver)
-{
-    int index = pick_node(driver);
-    if (index < SIDES || needed(&driver->now, index) || needed(&driver->begun, index))
-        return;
-    memory_region_destroy(&driver->regions[index]);
-    driver->now.nodes[index].alive = driver->begun.nodes[index].alive = false;
-}
-
-static void enlist(struct side *side, struct recorder *recorder)
-{
-    unsigned at = side->order_count++;
-    for (; at > 0 && side->order[at - 1]->listener.priority > recorder->listener.priority; at--)
-        side->order[at] = side->order[at - 1];
-    side->order[at] = recorder;
-}
-
-static void delist(struct side *side, const struct recorder *recorder)
-{
-    unsigned at = 0;
-    while (side->order[at] != recorder)
-        at++;
-    for (side->order_count--; at < side->order_count; at++)
-        side->order[at] = side->order[at + 1];
-}
-
-static void unregister(struct driver *driver, struct recorder *recorder)
-{
-    struct side *side = &driver->sides[recorder->side];
-    static const struct oracle_view nothing = {0};
-    delist(side, recorder);
-    driver->failed = true; /* nothing is to fail any more */
-    memory_listener_unregister(&recorder->listener);
-    log_expect(driver, recorder, PREPARE);
-    log_expect_steps(driver, recorder->side, &side->shown, &nothing, &recorder, 1);
-    log_expect(driver, recorder, COMMIT);
-    log_check(driver);
-    driver->failed = false;
-}
-
-static void op_register(struct driver *driver)
-{
-    struct recorder *recorder = &driver->sides[pick(driver, SIDES)].recorders[pick(driver, RECORDERS)];
-    struct side *side = &driver->sides[recorder->side];
-    static const struct oracle_view nothing = {0};
-    if (recorder->listener.space) {
-        unregister(driver, recorder);
-        return;
-    }
-    int result = memory_listener_register(&recorder->listener, side->space, &driver->err);
-    EXPECT(driver, result == (driver->failed ? -EREMOTEIO : 0));
-    log_expect(driver, recorder, PREPARE);
-    log_expect_steps(driver, recorder->side, &nothing, &side->shown, &recorder, 1);
-    if (result) {
-        log_expect_failure(driver);
-    } else {
-        log_expect(driver, recorder, COMMIT);
-        enlist(side, recorder);
-    }
-    log_check(driver);
-    driver->failed = false;
-    driver->fail_at = 0;
-}
-
-/* Lets a call of the next commit fail: only one, because what takes it back must not. */
+/* Lets something fail in the next commit, or before: only once, because what takes it back must not. */
 static void op_arm(struct driver *driver)
 {
-    driver->fail_at = driver->kvm.fail_at = 0;
-    if (pick(driver, 2))
-        driver->fail_at = 1 + pick(driver, 24);
-    else if (driver->kvm_listener)
-        driver->kvm.fail_at = driver->kvm.calls + 1 + pick(driver, 8);
-    driver->kvm.fail_with = -EREMOTEIO;
+    unsigned what = pick(driver, 3), at = 1 + pick(driver, 2) * pick(driver, 48) + pick(driver, 8);
+    static const char *const names[] = {"call of a listener", "call of KVM", "allocation"};
+    disarm(driver);
+    narrate(driver, "let %s %u fail", names[what], at);
+    if (what == 0) {
+        driver->fail_at = at;
+    } else if (what == 1 && driver->kvm_listener) {
+        driver->kvm.fail_at = driver->kvm.calls + at;
+        driver->kvm.fail_with = -EREMOTEIO;
+    } else if (what == 2) {
+        driver->saved = driver->now;
+        failing_malloc_arm(at);
+    }
 }
 
 static void (*const operations[])(struct driver *) = {
-    op_begin,         op_commit,        op_commit,
     op_create,        op_create,        op_create,
     op_add,           op_add,           op_add,
+    op_begin,         op_commit,        op_commit,
     op_remove,        op_enable,        op_move,
     op_resize,        op_alias_offset,  op_flag,
     op_flag,          op_destroy,       op_arm,
     op_add_ioeventfd, op_add_ioeventfd, op_remove_ioeventfd,
     op_enable,        op_coalesced,     op_register,
-    op_continue,      op_continue,
+    op_continue,      op_continue,      op_empty,
+    op_move,
 };
 
-static void start(struct driver *driver)
+/* What kind of address space it is. */
+static void start_tree(struct driver *driver)
 {
-    static const uint64_t units[] = {1, RAM_PAGE_SIZE, RAM_PAGE_SIZE, (uint64_t)1 << 60};
+    static const struct {
+        uint64_t unit;
+        unsigned units;
+    } kinds[] = {
+        {RAM_PAGE_SIZE, 24},           {1, 24},
+        {RAM_PAGE_SIZE, ORACLE_UNITS}, {RAM_PAGE_SIZE / 4, 24},
+        {(uint64_t)1 << 60, 16},       {(uint64_t)1 << 59, ORACLE_UNITS},
+    };
     struct oracle_tree *tree = &driver->now;
-    tree->unit = units[pick(driver, 4)];
-    tree->units = tree->unit > RAM_PAGE_SIZE ? 16 : ORACLE_UNITS;
-    driver->begun = *tree;
-    driver->memory = memory_create();
-    EXPECT(driver, driver->memory && !ram_block_create("block", BLOCK_PAGES * RAM_PAGE_SIZE, 0,
-                                                       &driver->block, &driver->err));
+    unsigned kind = pick(driver, ARRAY_SIZE(kinds));
+    tree->unit = kinds[kind].unit;
+    tree->units = kinds[kind].units;
+    tree->lower_wins = driver->flags & MEMORY_DRIVER_WRONG;
+    bool whole = tree->unit > RAM_PAGE_SIZE, windowed = pick(driver, 2);
+    bool at_end = windowed && !whole && pick(driver, 2);
+    tree->base = at_end ? 0 - tree->units * tree->unit : 0;
+    driver->huge = whole || windowed;
+    for (unsigned i = 0; i < SIDES; i++)
+        driver->sides[i] = (struct side){.root = (int)i, .windowed = windowed};
+    narrate(driver, "units of 0x%llx, %u of them from 0x%llx%s", (unsigned long long)tree->unit, tree->units,
+            (unsigned long long)tree->base, windowed ? ", through an alias" : "");
+}
+
+static void start_block(struct driver *driver)
+{
+    EXPECT(driver, !ram_block_create("block", BLOCK_PAGES * RAM_PAGE_SIZE, 0, &driver->block, &driver->err));
     for (unsigned i = 0; i < BLOCK_PAGES * RAM_PAGE_SIZE;
          i += i % RAM_PAGE_SIZE < 63 ? 1 : RAM_PAGE_SIZE - 63)
         ((uint8_t *)driver->block->host)[i] = (uint8_t)(i * 7 + i / RAM_PAGE_SIZE + 1);
-    for (unsigned i = 0; i < SIDES; i++) {
-        struct side *side = &driver->sides[i];
-        side->root = (int)i;
-        create(driver, side->root,
-               (struct oracle_node){.size = (memory_size)tree->units * tree->unit, .target = ORACLE_NONE});
-        EXPECT(driver, !address_space_create(driver->memory, "space", &driver->regions[i], &side->space,
-                                             &driver->err));
-        oracle_look(tree, side->root, &side->shown);
-        for (unsigned j = 0; j < RECORDERS; j++) {
-            struct recorder *recorder = &side->recorders[j];
-            *recorder = (struct recorder){
-                .listener = {"recorder", i ? 5 : (int)j * 20, &recorder_ops, NULL, NULL}, driver, i, j};
-            EXPECT(driver, !memory_listener_register(&recorder->listener, side->space, &driver->err));
-            enlist(side, recorder);
-        }
+}
+
+/* The region that a side's space shows. */
+static struct memory_region *start_top(struct driver *driver, struct side *side, memory_size size)
+{
+    struct memory_region *root = &driver->regions[side->root];
+    if (!side->windowed)
+        return root;
+    EXPECT(driver,
+           !memory_region_init_container(&side->top, driver->memory, "top", MEMORY_SIZE_MAX, &driver->err));
+    EXPECT(driver,
+           !memory_region_init_alias(&side->window, driver->memory, "window", root, 0, size, &driver->err));
+    EXPECT(driver,
+           !memory_region_add_subregion(&side->top, driver->now.base, &side->window, 0, &driver->err));
+    return &side->top;
+}
+
+static void start_side(struct driver *driver, unsigned number)
+{
+    struct side *side = &driver->sides[number];
+    memory_size size = (memory_size)driver->now.units * driver->now.unit;
+    create(driver, side->root, (struct oracle_node){.size = size, .target = ORACLE_NONE});
+    oracle_look(&driver->now, side->root, &side->shown);
+    struct memory_region *top = start_top(driver, side, size);
+    EXPECT(driver, !address_space_create(driver->memory, "space", top, &side->space, &driver->err));
+    for (unsigned i = 0; i < RECORDERS; i++) {
+        struct recorder *recorder = &side->recorders[i];
+        *recorder = (struct recorder){
+            .listener = {"recorder", number ? 5 : (int)i * 20, &recorder_ops, NULL, NULL}, driver, number, i};
+        EXPECT(driver, !memory_listener_register(&recorder->listener, side->space, &driver->err));
+        enlist(side, recorder);
     }
     driver->log.count = 0;
-    driver->kvm.slots_max = pick(driver, 4) ? FAKE_KVM_SLOTS_MAX : 1 + pick(driver, 3);
+}
+
+static void start_kvm(struct driver *driver)
+{
+    driver->kvm.slots_max = pick(driver, 4) < 3 ? FAKE_KVM_SLOTS_MAX : 1 + pick(driver, 6);
     struct kvm_listener_config config = {
         .ops = &fake_kvm_ops, .opaque = &driver->kvm, .slots_max = driver->kvm.slots_max};
-    if (tree->unit == RAM_PAGE_SIZE)
+    /* Where the unit is smaller nearly all RAM would be refused. */
+    if (driver->now.unit > 1) {
+        narrate(driver, "KVM with %u slots", driver->kvm.slots_max);
         EXPECT(driver,
                !kvm_listener_create(driver->sides[0].space, &config, &driver->kvm_listener, &driver->err));
+    }
     fake_kvm_copy(&driver->kvm_begun, &driver->kvm);
+}
+
+static void start(struct driver *driver)
+{
+    for (unsigned i = 0; i < ORACLE_NODES; i++)
+        driver->now.nodes[i].parent = driver->now.nodes[i].target = ORACLE_NONE;
+    start_tree(driver);
+    driver->begun = driver->saved = driver->now;
+    driver->memory = memory_create();
+    EXPECT(driver, driver->memory);
+    start_block(driver);
+    for (unsigned i = 0; i < SIDES; i++)
+        start_side(driver, i);
+    start_kvm(driver);
 }
 
 static void check(struct driver *driver)
@@ -661,9 +357,41 @@ static void check(struct driver *driver)
         check_kvm(driver);
 }
 
+static void finish_side(struct driver *driver, struct side *side)
+{
+    while (side->order_count)
+        unregister(driver, side->order[0]);
+    address_space_destroy(side->space);
+    if (!side->windowed)
+        return;
+    EXPECT(driver, !memory_region_remove_subregion(&side->window, &driver->err));
+    memory_region_destroy(&side->window);
+    memory_region_destroy(&side->top);
+}
+
+/* Aliases go before what they show: a target is always older, but its number may be higher. */
+static void destroy_regions(struct driver *driver)
+{
+    for (int i = 0; i < ORACLE_NODES; i++) {
+        if (driver->now.nodes[i].parent != ORACLE_NONE && driver->now.nodes[i].alive)
+            EXPECT(driver, !memory_region_remove_subregion(&driver->regions[i], &driver->err));
+        driver->now.nodes[i].parent = ORACLE_NONE;
+    }
+    for (bool again = true; again;) {
+        again = false;
+        for (int i = 0; i < ORACLE_NODES; i++) {
+            if (!driver->now.nodes[i].alive || needed(&driver->now, i))
+                continue;
+            memory_region_destroy(&driver->regions[i]);
+            driver->now.nodes[i].alive = false;
+            again = true;
+        }
+    }
+}
+
 static void finish(struct driver *driver)
 {
-    driver->fail_at = driver->kvm.fail_at = 0;
+    disarm(driver);
     while (driver->depth)
         op_commit(driver);
     check(driver);
@@ -672,41 +400,31 @@ static void finish(struct driver *driver)
                        !driver->kvm.zone_count && !driver->kvm.broken);
     fake_kvm_free(&driver->kvm);
     fake_kvm_free(&driver->kvm_begun);
-    for (unsigned i = 0; i < SIDES; i++) {
-        while (driver->sides[i].order_count)
-            unregister(driver, driver->sides[i].order[0]);
-        address_space_destroy(driver->sides[i].space);
-    }
+    for (unsigned i = 0; i < SIDES; i++)
+        finish_side(driver, &driver->sides[i]);
     memory_synchronize(driver->memory);
-    for (int i = 0; i < ORACLE_NODES; i++)
-        if (driver->now.nodes[i].parent != ORACLE_NONE && driver->now.nodes[i].alive)
-            EXPECT(driver, !memory_region_remove_subregion(&driver->regions[i], &driver->err));
-    /* Aliases go before what they show: a target is always older, but its number may be higher. */
-    for (bool again = true; again;) {
-        again = false;
-        for (int i = 0; i < ORACLE_NODES; i++) {
-            driver->now.nodes[i].parent = ORACLE_NONE;
-            if (!driver->now.nodes[i].alive || needed(&driver->now, i))
-                continue;
-            memory_region_destroy(&driver->regions[i]);
-            driver->now.nodes[i].alive = false;
-            again = true;
-        }
-    }
+    destroy_regions(driver);
     memory_destroy(driver->memory);
     ram_block_destroy(driver->block);
 }
 
-void memory_driver_run(const uint8_t *data, size_t size)
+static void take_step(struct driver *driver, const uint8_t *data, size_t size)
+{
+    driver->step = data;
+    driver->left = size < MEMORY_DRIVER_STEP ? size : MEMORY_DRIVER_STEP;
+}
+
+void memory_driver_run(const uint8_t *data, size_t size, unsigned flags)
 {
     struct driver *driver = calloc(1, sizeof(*driver));
     if (!driver)
         abort();
-    driver->data = data;
-    driver->left = size;
+    driver->flags = flags;
+    take_step(driver, data, size);
     start(driver);
-    while (driver->left) {
-        operations[pick(driver, sizeof(operations) / sizeof(operations[0]))](driver);
+    for (size_t at = MEMORY_DRIVER_STEP; at < size; at += MEMORY_DRIVER_STEP) {
+        take_step(driver, data + at, size - at);
+        operations[pick(driver, ARRAY_SIZE(operations))](driver);
         if (driver->settled)
             check(driver);
         driver->settled = false;

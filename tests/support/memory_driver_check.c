@@ -1,34 +1,8 @@
 #include <errno.h>
-#include <stdio.h>
-#include <stdlib.h>
 
 #include "memory/flat_view.h"
-#include "memory/mtree.h"
 #include "memory/ram_block.h"
 #include "tests/support/memory_driver_internal.h"
-
-static void print_log(const char *name, const struct log *log)
-{
-    fprintf(stderr, "%s (side recorder stage: item)\n", name);
-    for (unsigned i = 0; i < log->count; i++) {
-        const struct entry *entry = &log->entries[i];
-        fprintf(stderr, "  %llu %llu %llu:", (unsigned long long)entry->side,
-                (unsigned long long)entry->recorder, (unsigned long long)entry->stage);
-        for (unsigned field = 0; field < 6; field++)
-            fprintf(stderr, " %llx", (unsigned long long)entry->item[field]);
-        fputc('\n', stderr);
-    }
-}
-
-void driver_fail(struct driver *driver, const char *file, int line, const char *what)
-{
-    fprintf(stderr, "%s:%d: not true: %s\n(error: %s; KVM: %s)\n", file, line, what, driver->err.message,
-            driver->kvm.rule);
-    mtree_print(driver->memory, stderr);
-    print_log("heard", &driver->log);
-    print_log("expected", &driver->expected);
-    abort();
-}
 
 static void check_view(struct driver *driver, const struct side *side)
 {
@@ -48,7 +22,7 @@ static void check_view(struct driver *driver, const struct side *side)
     flat_view_put(view);
 }
 
-static char *host_of(const struct driver *driver, const struct oracle_answer *answer)
+char *host_of(const struct driver *driver, const struct oracle_answer *answer)
 {
     const struct oracle_node *node = &driver->begun.nodes[answer->node];
     return (char *)driver->block->host + node->block_offset + answer->offset;
@@ -88,7 +62,7 @@ static int expected_write(const struct driver *driver, const struct oracle_answe
 static void check_write(struct driver *driver, const struct side *side, unsigned unit)
 {
     const struct oracle_answer *answer = &side->shown.answers[unit];
-    uint64_t address = unit * driver->begun.unit;
+    uint64_t address = unit_address(driver, unit);
     char *host, byte = 0x5e;
     int result = expected_write(driver, answer, &host);
     char before = host ? *host : 0;
@@ -101,7 +75,7 @@ static void check_write(struct driver *driver, const struct side *side, unsigned
 static void check_access(struct driver *driver, const struct side *side, unsigned unit)
 {
     const struct oracle_answer *answer = &side->shown.answers[unit];
-    uint64_t address = unit * driver->begun.unit;
+    uint64_t address = unit_address(driver, unit);
     uint8_t wanted, byte = 0;
     int result = expected_read(driver, answer, &wanted);
     EXPECT(driver, address_space_read(side->space, address, &byte, 1) == result);
@@ -148,7 +122,7 @@ static bool kvm_has_zone(const struct fake_kvm *kvm, const struct oracle_zone *w
 
 static void check_slot(struct driver *driver, unsigned unit)
 {
-    uint64_t address = unit * driver->begun.unit;
+    uint64_t address = unit_address(driver, unit);
     const struct oracle_answer *answer = &driver->sides[0].shown.answers[unit];
     const struct kvm_userspace_memory_region *slot = fake_kvm_find(&driver->kvm, address);
     EXPECT(driver, !slot == !oracle_mapped(&driver->begun, answer, false));
@@ -164,7 +138,7 @@ static void check_slot(struct driver *driver, unsigned unit)
 static bool slot_right(const struct driver *driver, const struct kvm_userspace_memory_region *slot)
 {
     for (uint64_t at = 0; at < slot->memory_size; at += driver->begun.unit) {
-        uint64_t unit = (slot->guest_phys_addr + at) / driver->begun.unit;
+        uint64_t unit = (slot->guest_phys_addr + at - driver->begun.base) / driver->begun.unit;
         const struct oracle_answer *answer = &driver->sides[0].shown.answers[unit];
         bool writable = !(slot->flags & KVM_MEM_READONLY);
         if (!oracle_mapped(&driver->begun, answer, false) ||

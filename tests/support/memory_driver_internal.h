@@ -1,6 +1,7 @@
 /*
- * What the parts of the driver share: memory_driver.c makes changes, memory_driver_log.c knows what listeners
- * must hear, memory_driver_check.c compares what there is with what there must be.
+ * What the parts of the driver share: memory_driver.c runs it and judges how transactions end,
+ * memory_driver_tree.c and memory_driver_items.c make changes, memory_driver_log.c knows what listeners must
+ * hear, memory_driver_check.c compares what there is with what there must be, memory_driver_print.c tells.
  */
 #pragma once
 
@@ -15,9 +16,12 @@
 #include "tests/support/fake_kvm.h"
 #include "tests/support/memory_oracle.h"
 
-#define SIDES     2 /* address spaces */
-#define RECORDERS 2 /* listeners of each */
-#define LOG_MAX   16384
+#define SIDES       2 /* address spaces */
+#define RECORDERS   2 /* listeners of each */
+#define LOG_MAX     16384
+#define NAME_SIZE   24
+#define WINDOWS_MAX 64
+#define BLOCK_PAGES 24
 
 enum stage {
     PREPARE,
@@ -54,6 +58,9 @@ struct recorder {
 
 struct side {
     int root;
+    /* The space shows `top`, which shows the root at the tree's base; or the root itself. */
+    bool windowed;
+    struct memory_region top, window;
     struct address_space *space;
     struct recorder recorders[RECORDERS];
     struct recorder *order[RECORDERS]; /* those registered, as they are called when priority rises */
@@ -62,13 +69,16 @@ struct side {
 };
 
 struct driver {
-    const uint8_t *data;
-    size_t left;
-    struct oracle_tree now, begun; /* the tree, and as it was before the open transaction */
+    const uint8_t *step; /* the one that is being taken, from where it has not been used yet */
+    size_t left;         /* of it */
+    unsigned flags;
+    /* The tree; as it was before the open transaction; and before the operation under way. */
+    struct oracle_tree now, begun, saved;
     unsigned depth;
     struct memory *memory;
     struct ram_block *block;
     struct memory_region regions[ORACLE_NODES];
+    char names[ORACLE_NODES][NAME_SIZE];
     struct side sides[SIDES];
     struct kvm_listener *kvm_listener; /* of side 0; NULL: none */
     struct fake_kvm kvm, kvm_begun;
@@ -76,6 +86,7 @@ struct driver {
     unsigned fail_at; /* the call of a recorder, counted from 1, that fails; 0: none */
     bool failed;      /* it has */
     bool settled;     /* a transaction has ended since the last check */
+    bool huge;        /* regions may reach to 2^64 */
     struct error err;
 };
 
@@ -88,8 +99,72 @@ void driver_fail(struct driver *driver, const char *file, int line, const char *
             driver_fail(driver, __FILE__, __LINE__, #condition);                                             \
     } while (0)
 
+/* Tells of what is being done, if somebody wants to know. */
+void narrate(const struct driver *driver, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* A size in words: "2^64", "0x1000". */
+struct size_text {
+    char text[32];
+};
+struct size_text size_text(memory_size size);
+
+/* A number below `limit`; 0 when the step is used up. */
+unsigned pick(struct driver *driver, unsigned limit);
+
+/* A node that lives (there always is one: the roots do), or one that does not (ORACLE_NONE: all live). */
+int pick_node(struct driver *driver);
+int pick_dead(struct driver *driver);
+
+/* Mostly few places, so that regions meet. */
+uint64_t pick_place(struct driver *driver);
+
+/*
+ * A call that changes the tree has returned; the model has changed if that was predicted (0). Judges the end
+ * of the transaction if it was one.
+ */
+void made(struct driver *driver, int predicted, int result);
+
+/* Initialises the region for `node`, and a node that is alive. */
+void create(struct driver *driver, int index, struct oracle_node node);
+
 /* Which node the region is. */
 uint64_t driver_node(const struct driver *driver, const struct memory_region *region);
+
+/* Whether a failing transaction, or another region, still needs this one. */
+bool needed(const struct oracle_tree *tree, int index);
+
+/* Where the spaces show this unit of their roots. */
+static inline uint64_t unit_address(const struct driver *driver, unsigned unit)
+{
+    return driver->begun.base + unit * driver->begun.unit;
+}
+
+/* Where in the block's host memory an answer is. */
+char *host_of(const struct driver *driver, const struct oracle_answer *answer);
+
+/* What devices do: a byte says which node and offset it is. */
+extern const struct memory_region_ops driver_device_ops;
+
+/* Operations on the tree; and on ioeventfds, zones and listeners. */
+void op_create(struct driver *driver);
+void op_add(struct driver *driver);
+void op_flag(struct driver *driver);
+void op_continue(struct driver *driver);
+void op_remove(struct driver *driver);
+void op_empty(struct driver *driver);
+void op_enable(struct driver *driver);
+void op_move(struct driver *driver);
+void op_resize(struct driver *driver);
+void op_alias_offset(struct driver *driver);
+void op_destroy(struct driver *driver);
+void op_add_ioeventfd(struct driver *driver);
+void op_remove_ioeventfd(struct driver *driver);
+void op_coalesced(struct driver *driver);
+void op_register(struct driver *driver);
+
+/* Puts a listener among those registered; and the reverse of op_register(). */
+void enlist(struct side *side, struct recorder *recorder);
+void unregister(struct driver *driver, struct recorder *recorder);
 
 extern const struct memory_listener_ops recorder_ops;
 
@@ -100,7 +175,10 @@ void log_expect_steps(struct driver *driver, unsigned side, const struct oracle_
 void log_expect_commit(struct driver *driver, unsigned side);
 void log_expect(struct driver *driver, const struct recorder *recorder, enum stage stage);
 
-/* Cuts the expected calls off at the one that failed, and adds how all is taken back. */
+/*
+ * Cuts the expected calls off at the one that failed, and adds how all is taken back. Where no recorder's
+ * call failed, but something between two of them, the calls that were heard tell where that was.
+ */
 void log_expect_failure(struct driver *driver);
 
 /* Compares the calls that came with those expected, and forgets both. */
@@ -114,3 +192,6 @@ void check_kvm(struct driver *driver);
 
 /* Compares KVM with what it was `before` a commit: slots that are right are the very same ones. */
 void check_kept(struct driver *driver, const struct fake_kvm *before);
+
+/* Prints the calls of a listener, in words. */
+void print_log(const struct driver *driver, const char *title, const struct log *log);

@@ -19,6 +19,60 @@ static void append(struct driver *driver, struct log *log, const struct recorder
         memcpy(entry->item, item, sizeof(entry->item));
 }
 
+/* Whether both have the same ioeventfds and zones between `from` and `to`. */
+static bool items_equal(const struct flat_view *a, const struct flat_view *b, struct memory_window window)
+{
+    struct flat_cursor left = flat_cursor_begin(a, &window, 1), right = flat_cursor_begin(b, &window, 1);
+    struct flat_ioeventfd x, y;
+    while (flat_cursor_next_ioeventfd(&left, &x)) {
+        if (!flat_cursor_next_ioeventfd(&right, &y) || x.address != y.address || x.length != y.length ||
+            x.match != y.match || x.data != y.data || x.fd != y.fd)
+            return false;
+    }
+    if (flat_cursor_next_ioeventfd(&right, &y))
+        return false;
+    left = flat_cursor_begin(a, &window, 1);
+    right = flat_cursor_begin(b, &window, 1);
+    struct flat_zone p, q;
+    while (flat_cursor_next_zone(&left, &p))
+        if (!flat_cursor_next_zone(&right, &q) || p.address != q.address || p.size != q.size)
+            return false;
+    return !flat_cursor_next_zone(&right, &q);
+}
+
+/* Whether both show the same between two windows, in ranges that do not reach into either. */
+static bool gap_equal(const struct flat_view *a, const struct flat_view *b, struct memory_window gap)
+{
+    const struct flat_range *left = flat_view_from(a, gap.start), *right = flat_view_from(b, gap.start);
+    while (left && left->start < gap.end) {
+        if (!right || !flat_range_equal(left, right) || left->log != right->log || left->start < gap.start ||
+            flat_range_end(left) > gap.end)
+            return false;
+        left = flat_view_next(a, left);
+        right = flat_view_next(b, right);
+    }
+    return (!right || right->start >= gap.end) && items_equal(a, b, gap);
+}
+
+/* Outside of the windows of a change its views must agree. */
+static void check_windows(struct driver *driver, const struct memory_change *change)
+{
+    memory_size end = 0;
+    EXPECT(driver, change->window_count > 0);
+    for (size_t i = 0; i <= change->window_count; i++) {
+        bool last = i == change->window_count;
+        memory_size start = last ? MEMORY_SIZE_MAX : change->windows[i].start;
+        EXPECT(driver, start > end || ((i == 0 || last) && start == end));
+        if (start > end)
+            EXPECT(driver, gap_equal(change->old_view, change->new_view,
+                                     (struct memory_window){(uint64_t)end, start}));
+        if (last)
+            break;
+        end = change->windows[i].end;
+        EXPECT(driver, end > start && end <= MEMORY_SIZE_MAX);
+    }
+}
+
 /* Notes a call, and fails it if it is to fail; not one that takes another back. */
 static int heard(struct memory_listener *listener, const struct memory_change *change, enum stage stage,
                  const uint64_t item[6], struct error *err)
@@ -26,7 +80,9 @@ static int heard(struct memory_listener *listener, const struct memory_change *c
     struct recorder *self = from_listener(listener);
     struct driver *driver = self->driver;
     append(driver, &driver->log, self, stage, item);
-    EXPECT(driver, change->old_view != change->new_view && change->window_count);
+    EXPECT(driver, change->old_view != change->new_view);
+    if (stage == PREPARE)
+        check_windows(driver, change);
     EXPECT(driver, memory_region_set_enabled(&driver->regions[0], false, NULL) == -EBUSY);
     struct flat_view *published = flat_view_get(change->space);
     bool final = stage == COMMIT || stage == ABORT || change->new_view == published;
@@ -284,11 +340,26 @@ static enum stage opposite(enum stage stage)
     }
 }
 
+/*
+ * How many calls were made before something failed that is no recorder's call: as many as give, with what
+ * takes them back, all that was heard.
+ */
+static unsigned calls_made(const struct driver *driver)
+{
+    const struct log *log = &driver->expected;
+    unsigned made = 0, taken_back = 0;
+    while (made < log->count && made + taken_back < driver->log.count) {
+        made++;
+        taken_back++;
+    }
+    return made;
+}
+
 void log_expect_failure(struct driver *driver)
 {
     struct log *log = &driver->expected;
-    unsigned done = driver->fail_at - 1;
-    log->count = driver->fail_at;
+    unsigned heard = driver->failed ? driver->fail_at : calls_made(driver), done = heard - driver->failed;
+    log->count = heard;
     for (unsigned i = done; i-- > 0;) {
         struct entry entry = log->entries[i];
         EXPECT(driver, log->count < LOG_MAX);

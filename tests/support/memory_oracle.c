@@ -2,31 +2,41 @@
 
 #include <string.h>
 
-static bool higher(const struct oracle_node *a, const struct oracle_node *b)
+/* The children of each node, the topmost first. */
+struct families {
+    const struct oracle_tree *tree;
+    unsigned count[ORACLE_NODES];
+    int children[ORACLE_NODES][ORACLE_NODES];
+};
+
+static bool higher(const struct oracle_tree *tree, int left, int right)
 {
-    return a->priority != b->priority ? a->priority > b->priority : a->order > b->order;
+    const struct oracle_node *a = &tree->nodes[left], *b = &tree->nodes[right];
+    if (a->priority != b->priority)
+        return (a->priority > b->priority) != tree->lower_wins;
+    return a->order > b->order;
 }
 
-/* The highest child of `node` below `last` (ORACLE_NONE: of all). */
-static int next_child(const struct oracle_tree *tree, int node, int last)
+static void sort_children(const struct oracle_tree *tree, struct families *families)
 {
-    int best = ORACLE_NONE;
+    families->tree = tree;
+    memset(families->count, 0, sizeof(families->count));
     for (int i = 0; i < ORACLE_NODES; i++) {
-        const struct oracle_node *child = &tree->nodes[i];
-        if (!child->alive || child->parent != node || i == last)
+        int parent = tree->nodes[i].parent;
+        if (!tree->nodes[i].alive || parent == ORACLE_NONE)
             continue;
-        if (last != ORACLE_NONE && !higher(&tree->nodes[last], child))
-            continue;
-        if (best == ORACLE_NONE || higher(child, &tree->nodes[best]))
-            best = i;
+        unsigned at = families->count[parent]++;
+        int *children = families->children[parent];
+        for (; at > 0 && higher(tree, i, children[at - 1]); at--)
+            children[at] = children[at - 1];
+        children[at] = i;
     }
-    return best;
 }
 
-static struct oracle_answer ask(const struct oracle_tree *tree, int index, __int128 offset,
+static struct oracle_answer ask(const struct families *families, int index, __int128 offset,
                                 struct oracle_answer so_far)
 {
-    const struct oracle_node *node = &tree->nodes[index];
+    const struct oracle_node *node = &families->tree->nodes[index];
     struct oracle_answer answer = so_far;
     answer.node = ORACLE_NONE;
     if (!node->enabled || offset < 0 || offset >= (__int128)node->size)
@@ -35,10 +45,11 @@ static struct oracle_answer ask(const struct oracle_tree *tree, int index, __int
     answer.readonly |= node->readonly;
     answer.unmergeable |= node->unmergeable;
     if (node->kind == MEMORY_REGION_ALIAS)
-        return ask(tree, node->target, offset + node->alias_offset, answer);
-    for (int child = next_child(tree, index, ORACLE_NONE); child >= 0;
-         child = next_child(tree, index, child)) {
-        struct oracle_answer found = ask(tree, child, offset - tree->nodes[child].address, answer);
+        return ask(families, node->target, offset + node->alias_offset, answer);
+    for (unsigned i = 0; i < families->count[index]; i++) {
+        int child = families->children[index][i];
+        __int128 place = offset - families->tree->nodes[child].address;
+        struct oracle_answer found = ask(families, child, place, answer);
         if (found.node != ORACLE_NONE)
             return found;
     }
@@ -89,9 +100,11 @@ static void look_zones(const struct oracle_node *node, const struct oracle_range
 void oracle_look(const struct oracle_tree *tree, int root, struct oracle_view *view)
 {
     memset(view, 0, sizeof(*view));
+    struct families families;
+    sort_children(tree, &families);
     struct oracle_range *last = NULL;
     for (unsigned i = 0; i < tree->units; i++) {
-        struct oracle_answer answer = ask(tree, root, i * tree->unit, (struct oracle_answer){0});
+        struct oracle_answer answer = ask(&families, root, i * tree->unit, (struct oracle_answer){0});
         view->answers[i] = answer;
         if (answer.node == ORACLE_NONE) {
             last = NULL;
@@ -99,7 +112,7 @@ void oracle_look(const struct oracle_tree *tree, int root, struct oracle_view *v
             last->size += tree->unit;
         } else {
             last = &view->ranges[view->range_count++];
-            *last = (struct oracle_range){answer, i * tree->unit, tree->unit};
+            *last = (struct oracle_range){answer, tree->base + i * tree->unit, tree->unit};
         }
     }
     for (unsigned i = 0; i < view->range_count; i++) {

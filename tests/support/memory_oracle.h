@@ -1,7 +1,8 @@
 /*
  * What an address space must show, found out the naive way: one unit of address after the other, by asking
  * the tree from the root what lies there. It shares no code and no method with memory/, and keeps a tree of
- * its own, in which nodes are numbers. All places and sizes are multiples of the unit.
+ * its own, in which nodes are numbers. All places and sizes are multiples of the unit, but for those that
+ * reach to 2^64.
  */
 #pragma once
 
@@ -11,11 +12,11 @@
 
 #include "memory/region.h"
 
-#define ORACLE_NODES      16
+#define ORACLE_NODES      24
 #define ORACLE_NONE       (-1)
 #define ORACLE_IOEVENTFDS 4
 #define ORACLE_ZONES      2
-#define ORACLE_UNITS      24 /* of an address space */
+#define ORACLE_UNITS      32 /* that are looked at */
 #define ORACLE_ITEMS      (ORACLE_UNITS * ORACLE_IOEVENTFDS)
 
 struct oracle_ioeventfd {
@@ -47,8 +48,10 @@ struct oracle_node {
 
 struct oracle_tree {
     uint64_t unit;
-    unsigned units; /* of an address space */
-    uint64_t order; /* the last one given */
+    unsigned units;  /* of each root, that are looked at */
+    uint64_t base;   /* address at which a space shows its root's first byte */
+    uint64_t order;  /* the last one given */
+    bool lower_wins; /* a wrong answer, to see that somebody notices */
     struct oracle_node nodes[ORACLE_NODES];
 };
 

@@ -1,50 +1,9 @@
-#include <stdlib.h>
-
 #include "memory/kvm_listener.h"
+#include "tests/support/failing_malloc.h"
 #include "tests/support/fake_kvm.h"
 #include "tests/unit/memory/recorder.h"
 
-/*
- * Every allocation of a change fails once, one after the other: each time all must be as before. The program
- * is linked so that the allocations of the code under test come here first (tests/unit/CMakeLists.txt).
- */
-void *__real_malloc(size_t size);
-void *__real_calloc(size_t count, size_t size);
-void *__real_reallocarray(void *old, size_t count, size_t size);
-void *__real_aligned_alloc(size_t alignment, size_t size);
-void *__wrap_malloc(size_t size);
-void *__wrap_calloc(size_t count, size_t size);
-void *__wrap_reallocarray(void *old, size_t count, size_t size);
-void *__wrap_aligned_alloc(size_t alignment, size_t size);
-
-static unsigned fail_at; /* the allocation, counted from 1, that fails; 0: none */
-static unsigned allocations;
-
-static bool fails(void)
-{
-    return fail_at && ++allocations == fail_at;
-}
-
-void *__wrap_malloc(size_t size)
-{
-    return fails() ? NULL : __real_malloc(size);
-}
-
-void *__wrap_calloc(size_t count, size_t size)
-{
-    return fails() ? NULL : __real_calloc(count, size);
-}
-
-void *__wrap_reallocarray(void *old, size_t count, size_t size)
-{
-    return fails() ? NULL : __real_reallocarray(old, count, size);
-}
-
-void *__wrap_aligned_alloc(size_t alignment, size_t size)
-{
-    return fails() ? NULL : __real_aligned_alloc(alignment, size);
-}
-
+/* Every allocation of a change fails once, one after the other: each time all must be as before. */
 static struct fixture f;
 static struct fake_kvm kvm;
 static struct memory_region *ram_region, *device, *hole, *window;
@@ -102,10 +61,9 @@ Test(no_memory, for_a_commit)
     cr_assert_eq(kvm_listener_create(f.space, &config, &listener, NULL), 0);
     listen_to(f.space, &recorder, "a", 20, &record);
     for (unsigned at = 1;; at++) {
-        allocations = 0;
-        fail_at = at;
+        failing_malloc_arm(at);
         int result = change();
-        fail_at = 0;
+        failing_malloc_arm(0);
         if (result == 0) {
             cr_assert_gt(at, 10, "what fails only once has had its turn");
             assert_shows(&f, "0+1000 ram@0, 1000+1000 hole@0, 2000+6000 ram@2000, 20000+100 device@0, "
@@ -135,10 +93,9 @@ Test(no_memory, for_the_last_step)
         memory_transaction_begin(f.memory);
         cr_assert_eq(memory_region_set_address(device, 0x40000, NULL), 0);
         add(&f.root, PAGE, hole, 1);
-        allocations = 0;
-        fail_at = at;
+        failing_malloc_arm(at);
         int result = memory_transaction_commit(f.memory, &f.err);
-        fail_at = 0;
+        failing_malloc_arm(0);
         if (result == 0)
             break;
         cr_assert_eq(result, -ENOMEM);
@@ -156,21 +113,23 @@ Test(no_memory, to_create_things)
     struct kvm_listener *listener;
     struct kvm_listener_config config = {.ops = &fake_kvm_ops, .opaque = &kvm, .slots_max = kvm.slots_max};
     int result;
-    fail_at = 1;
-    allocations = 0;
+    failing_malloc_arm(1);
     cr_assert_null(memory_create());
-    do {
-        allocations = 0;
+    for (unsigned at = 1;; at++) {
+        failing_malloc_arm(at);
         result = kvm_listener_create(f.space, &config, &listener, NULL);
-        cr_assert(result == 0 || (result == -ENOMEM && fake_kvm_slot_count(&kvm) == 0));
-        fail_at++;
-    } while (result);
-    fail_at = 0;
+        failing_malloc_arm(0);
+        if (!result)
+            break;
+        cr_assert_eq(result, -ENOMEM);
+        cr_assert_eq(fake_kvm_slot_count(&kvm), 0);
+    }
     kvm_listener_destroy(listener);
-    for (fail_at = 1;; fail_at++) {
+    for (unsigned at = 1;; at++) {
         struct address_space *space;
-        allocations = 0;
+        failing_malloc_arm(at);
         result = address_space_create(f.memory, "x", &f.root, &space, NULL);
+        failing_malloc_arm(0);
         if (!result) {
             address_space_destroy(space);
             break;
@@ -178,8 +137,7 @@ Test(no_memory, to_create_things)
         cr_assert_eq(result, -ENOMEM);
     }
     struct ram_block *block;
-    fail_at = 1;
-    allocations = 0;
+    failing_malloc_arm(1);
     cr_assert_eq(ram_block_create("x", PAGE, 0, &block, NULL), -ENOMEM);
-    fail_at = 0;
+    failing_malloc_arm(0);
 }
