@@ -244,6 +244,7 @@ stack_guard:
 pml4:
     .quad pdpt + 7
     .fill 511, 8, 0
+    .globl pdpt
 pdpt:
     .quad pd + 0x0007
     .quad pd + 0x1007
