@@ -134,13 +134,22 @@ static bool unmappable(const struct driver *driver, const struct oracle_view *vi
     return false;
 }
 
+static bool kvm_has_failed(const struct driver *driver)
+{
+    return driver->kvm.fail_at && driver->kvm.calls >= driver->kvm.fail_at && !driver->kvm.failed_move;
+}
+
+bool has_failed(const struct driver *driver)
+{
+    return driver->failed || kvm_has_failed(driver) || failing_malloc_failed();
+}
+
 /* Judges the result of a transaction that shows `new` in the space that KVM has; `changed`: it shows that
  * anew. */
 static void judge(struct driver *driver, const struct oracle_view *new, bool changed, int result)
 {
     bool kvm_changed = driver->kvm_listener && changed;
-    bool kvm_failed =
-        driver->kvm.fail_at && driver->kvm.calls >= driver->kvm.fail_at && !driver->kvm.failed_move;
+    bool kvm_failed = kvm_has_failed(driver);
     bool collide = kvm_changed && ioeventfds_collide(new);
     bool bad = kvm_changed && unmappable(driver, new);
     /* One slot may map several ranges, so it is not sure that too many ranges are too many slots. */
@@ -155,13 +164,22 @@ static void judge(struct driver *driver, const struct oracle_view *new, bool cha
 /* Nothing is to fail any more. */
 static void disarm(struct driver *driver)
 {
-    driver->failed = false;
+    driver->failed = driver->kvm.failed_move = false;
     driver->fail_at = driver->kvm.fail_at = 0;
     failing_malloc_arm(0);
 }
 
-/* A transaction has ended with `result`. */
-static void settle(struct driver *driver, int result)
+/* What KVM has now is what it has before the next transaction. */
+static void end_settling(struct driver *driver)
+{
+    disarm(driver);
+    for (unsigned i = 0; i < SIDES; i++)
+        driver->sides[i].window_count = 0;
+    fake_kvm_copy(&driver->kvm_begun, &driver->kvm);
+    driver->settled = true;
+}
+
+void settle(struct driver *driver, int result)
 {
     struct oracle_view new[SIDES];
     bool changed[SIDES];
@@ -178,10 +196,16 @@ static void settle(struct driver *driver, int result)
     log_check(driver);
     if (driver->kvm_listener && driver->kvm.slots_max == FAKE_KVM_SLOTS_MAX)
         check_kept(driver, &driver->kvm_begun);
-    disarm(driver);
-    driver->kvm.failed_move = false;
-    fake_kvm_copy(&driver->kvm_begun, &driver->kvm);
-    driver->settled = true;
+    end_settling(driver);
+}
+
+void settle_anyhow(struct driver *driver)
+{
+    for (unsigned i = 0; i < SIDES; i++)
+        oracle_look(&driver->now, driver->sides[i].root, &driver->sides[i].shown);
+    driver->begun = driver->now;
+    driver->log.count = driver->expected.count = 0;
+    end_settling(driver);
 }
 
 void made(struct driver *driver, int predicted, int result)
@@ -251,7 +275,9 @@ static void (*const operations[])(struct driver *) = {
     op_add_ioeventfd, op_add_ioeventfd, op_remove_ioeventfd,
     op_enable,        op_coalesced,     op_register,
     op_continue,      op_continue,      op_empty,
-    op_move,
+    op_move,          op_store,         op_store,
+    op_dirty_start,   op_dirty_stop,    op_dirty_sync,
+    op_dirty_take,    op_dirty_take,
 };
 
 /* What kind of address space it is. */
@@ -395,6 +421,7 @@ static void finish(struct driver *driver)
     while (driver->depth)
         op_commit(driver);
     check(driver);
+    dirty_finish(driver);
     kvm_listener_destroy(driver->kvm_listener);
     EXPECT(driver, fake_kvm_slot_count(&driver->kvm) == 0 && !driver->kvm.ioeventfd_count &&
                        !driver->kvm.zone_count && !driver->kvm.broken);

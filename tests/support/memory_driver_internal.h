@@ -21,7 +21,9 @@
 #define LOG_MAX     16384
 #define NAME_SIZE   24
 #define WINDOWS_MAX 64
-#define BLOCK_PAGES 24
+#define BLOCK_PAGES 88 /* more than a word of a dirty bitmap has */
+#define CLIENTS     3
+#define ITEM        7
 
 enum stage {
     PREPARE,
@@ -29,6 +31,9 @@ enum stage {
     ZONE_ADD,
     RANGE_DEL,
     RANGE_ADD,
+    RANGE_NOP,
+    LOG_START,
+    LOG_STOP,
     IOEVENTFD_DEL,
     IOEVENTFD_ADD,
     APPLY,
@@ -40,7 +45,7 @@ enum stage {
 /* One call of a listener: whom, what, and the item in plain numbers. */
 struct entry {
     uint64_t side, recorder, stage;
-    uint64_t item[6];
+    uint64_t item[ITEM];
 };
 
 struct log {
@@ -65,7 +70,22 @@ struct side {
     struct recorder recorders[RECORDERS];
     struct recorder *order[RECORDERS]; /* those registered, as they are called when priority rises */
     unsigned order_count;
-    struct oracle_view shown; /* by the last commit */
+    struct oracle_view shown;                  /* by the last commit */
+    struct memory_window windows[WINDOWS_MAX]; /* of the last change that a listener heard of */
+    size_t window_count;
+};
+
+/* Pages of the block, the first in the lowest bit. */
+typedef unsigned __int128 page_set;
+
+/*
+ * A client of memory/dirty.h, and what it is to find. The pages that it must find are among those that it may
+ * find; of each some are known, and some are so only to KVM and are known after the next dirty_sync().
+ */
+struct client {
+    struct dirty_client *client; /* NULL: none */
+    unsigned bit;                /* in masks of clients */
+    page_set must_known, must_pending, may_known, may_pending;
 };
 
 struct driver {
@@ -82,6 +102,8 @@ struct driver {
     struct side sides[SIDES];
     struct kvm_listener *kvm_listener; /* of side 0; NULL: none */
     struct fake_kvm kvm, kvm_begun;
+    struct client clients[CLIENTS];
+    page_set meanwhile; /* pages that the guest has written during a call of KVM, in the call under way */
     struct log log, expected;
     unsigned fail_at; /* the call of a recorder, counted from 1, that fails; 0: none */
     bool failed;      /* it has */
@@ -161,6 +183,32 @@ void op_add_ioeventfd(struct driver *driver);
 void op_remove_ioeventfd(struct driver *driver);
 void op_coalesced(struct driver *driver);
 void op_register(struct driver *driver);
+
+void op_dirty_start(struct driver *driver);
+void op_dirty_stop(struct driver *driver);
+void op_dirty_sync(struct driver *driver);
+void op_dirty_take(struct driver *driver);
+void op_store(struct driver *driver);
+
+/* Ends all clients. */
+void dirty_finish(struct driver *driver);
+
+/* Mask of all clients. */
+unsigned dirty_clients(const struct driver *driver);
+
+/* The block has just got its first region. */
+void dirty_block_comes(struct driver *driver);
+
+bool has_block(enum memory_region_kind kind);
+
+/* A transaction has ended with `result`. */
+void settle(struct driver *driver, int result);
+
+/* What came of a change cannot be foretold: takes what the tree is now for granted. */
+void settle_anyhow(struct driver *driver);
+
+/* Whether something that was to fail has failed. */
+bool has_failed(const struct driver *driver);
 
 /* Puts a listener among those registered; and the reverse of op_register(). */
 void enlist(struct side *side, struct recorder *recorder);

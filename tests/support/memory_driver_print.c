@@ -35,6 +35,9 @@ static const char *stage_name(uint64_t stage)
         [ZONE_ADD] = "coalesced_add",
         [RANGE_DEL] = "range_del",
         [RANGE_ADD] = "range_add",
+        [RANGE_NOP] = "range_nop",
+        [LOG_START] = "log_start",
+        [LOG_STOP] = "log_stop",
         [IOEVENTFD_DEL] = "ioeventfd_del",
         [IOEVENTFD_ADD] = "ioeventfd_add",
         [APPLY] = "apply",
@@ -54,6 +57,8 @@ static void print_attributes(uint64_t attributes)
 {
     fprintf(stderr, "%s%s%s", attributes & 1 ? ", read-only" : "", attributes & 2 ? ", unmergeable" : "",
             attributes & 4 ? ", ROMD mode" : "");
+    if (attributes >> 8)
+        fprintf(stderr, ", logged by 0x%llx", (unsigned long long)(attributes >> 8));
 }
 
 static void print_item(const struct driver *driver, const struct entry *entry)
@@ -62,9 +67,14 @@ static void print_item(const struct driver *driver, const struct entry *entry)
     switch (entry->stage) {
     case RANGE_DEL:
     case RANGE_ADD:
+    case RANGE_NOP:
+    case LOG_START:
+    case LOG_STOP:
         fprintf(stderr, " 0x%llx, size %s: %s from 0x%llx", (unsigned long long)item[2],
                 size_text(wide(&item[3])).text, driver->names[item[0]], (unsigned long long)item[1]);
         print_attributes(item[5]);
+        if (entry->stage == LOG_START || entry->stage == LOG_STOP)
+            fprintf(stderr, " (before: 0x%llx)", (unsigned long long)item[6]);
         break;
     case ZONE_DEL:
     case ZONE_ADD:
@@ -102,7 +112,8 @@ static void print_wanted(const struct driver *driver)
             fprintf(stderr, "  0x%llx, size %s: %s from 0x%llx", (unsigned long long)range->start,
                     size_text(range->size).text, driver->names[first->node],
                     (unsigned long long)first->offset);
-            print_attributes(first->readonly | first->unmergeable << 1 | first->romd << 2);
+            print_attributes(first->readonly | first->unmergeable << 1 | first->romd << 2 |
+                             (uint64_t)first->log << 8);
             fputc('\n', stderr);
         }
     }

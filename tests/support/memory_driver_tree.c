@@ -87,7 +87,7 @@ static int init_region(struct driver *driver, int index, const struct oracle_nod
     }
 }
 
-static bool has_block(enum memory_region_kind kind)
+bool has_block(enum memory_region_kind kind)
 {
     return kind == MEMORY_REGION_RAM || kind == MEMORY_REGION_ROM || kind == MEMORY_REGION_ROM_DEVICE;
 }
@@ -113,6 +113,14 @@ void create(struct driver *driver, int index, struct oracle_node node)
     int result = init_region(driver, index, &node);
     EXPECT(driver, result == 0 || (result == -ENOMEM && failing_malloc_failed()));
     node.alive = result == 0;
+    bool first = true;
+    for (int i = 0; i < ORACLE_NODES; i++)
+        first &= !driver->now.nodes[i].alive || !has_block(driver->now.nodes[i].kind);
+    if (node.alive && has_block(node.kind)) {
+        node.log = dirty_clients(driver);
+        if (first)
+            dirty_block_comes(driver);
+    }
     driver->now.nodes[index] = driver->begun.nodes[index] = driver->saved.nodes[index] = node;
 }
 
@@ -130,7 +138,9 @@ void op_create(struct driver *driver)
         if (driver->now.unit > RAM_PAGE_SIZE)
             return;
         node.size = (memory_size)(1 + pick(driver, UNIT_MAX)) * RAM_PAGE_SIZE;
-        node.block_offset = pick(driver, BLOCK_PAGES - UNIT_MAX) * RAM_PAGE_SIZE;
+        /* At the start of the block, across the end of a word of its bitmaps, or at its end. */
+        static const unsigned places[] = {0, 1, 2, 4, 8, 56, 60, 64, 65, BLOCK_PAGES - UNIT_MAX};
+        node.block_offset = places[pick(driver, 10)] * RAM_PAGE_SIZE;
     }
     create(driver, index, node);
 }

@@ -56,6 +56,7 @@ static struct oracle_answer ask(const struct families *families, int index, __in
     if (node->kind == MEMORY_REGION_CONTAINER)
         return answer;
     answer.node = index;
+    answer.log = node->log;
     answer.offset = (uint64_t)offset;
     answer.readonly |= node->kind == MEMORY_REGION_ROM;
     answer.romd = node->kind == MEMORY_REGION_ROM_DEVICE && node->romd;
@@ -66,7 +67,7 @@ static bool joins(const struct oracle_range *range, const struct oracle_answer *
 {
     const struct oracle_answer *first = &range->first;
     return first->node == next->node && first->offset + range->size == next->offset &&
-           first->readonly == next->readonly && first->romd == next->romd &&
+           first->readonly == next->readonly && first->romd == next->romd && first->log == next->log &&
            first->unmergeable == next->unmergeable && (!first->unmergeable || first->path == next->path);
 }
 

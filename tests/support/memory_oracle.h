@@ -37,6 +37,7 @@ struct oracle_node {
     enum memory_region_kind kind;
     bool enabled, readonly, unmergeable, romd;
     memory_size size;
+    unsigned log; /* mask of the clients that want to know of writes to its RAM */
     int parent, target;
     uint64_t address, order, alias_offset, block_offset;
     int priority;
@@ -60,6 +61,7 @@ struct oracle_answer {
     int node; /* ORACLE_NONE: nothing */
     uint64_t offset;
     bool readonly, unmergeable, romd;
+    unsigned log;
     uint64_t path; /* differs with the way from the root */
 };
 
@@ -80,6 +82,7 @@ struct oracle_view {
 
 void oracle_look(const struct oracle_tree *tree, int root, struct oracle_view *view);
 
+/* Whether they are the same, whoever logs them. */
 bool oracle_range_equal(const struct oracle_range *a, const struct oracle_range *b);
 bool oracle_ioeventfd_equal(const struct oracle_ioeventfd *a, const struct oracle_ioeventfd *b);
 

@@ -1,0 +1,311 @@
+/*
+ * Dirty tracking: clients that come, take and go, and stores by devices and by the guest.
+ *
+ * What a client takes must be among the pages that were stored to since it took them last, and all of those
+ * that godwit can know of: those stored to by devices, and those stored to by the guest before the last
+ * dirty_sync(). Where KVM begins with all bits set, a page of a slot that began to log may be found once
+ * more.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "memory/dirty.h"
+#include "memory/ram_block.h"
+#include "tests/support/failing_malloc.h"
+#include "tests/support/memory_driver_internal.h"
+
+#define WORDS ((BLOCK_PAGES + 63) / 64)
+
+static const page_set all_pages = ((page_set)1 << BLOCK_PAGES) - 1;
+
+unsigned dirty_clients(const struct driver *driver)
+{
+    unsigned clients = 0;
+    for (unsigned i = 0; i < CLIENTS; i++)
+        clients |= driver->clients[i].client ? driver->clients[i].bit : 0;
+    return clients;
+}
+
+void dirty_block_comes(struct driver *driver)
+{
+    for (unsigned i = 0; i < CLIENTS; i++) {
+        struct client *client = &driver->clients[i];
+        client->must_known = client->may_known = all_pages;
+        client->must_pending = client->may_pending = 0;
+    }
+}
+
+/* Whether any region shows the block, without which it has no pages to take. */
+static bool block_shown(const struct driver *driver)
+{
+    for (int i = 0; i < ORACLE_NODES; i++)
+        if (driver->now.nodes[i].alive && has_block(driver->now.nodes[i].kind))
+            return true;
+    return false;
+}
+
+/* Page 0 in the highest place of the last group of digits. */
+static struct size_text set_text(page_set pages)
+{
+    struct size_text text;
+    snprintf(text.text, sizeof(text.text), "%llx:%016llx", (unsigned long long)(pages >> 64),
+             (unsigned long long)pages);
+    return text;
+}
+
+static void set_log(struct driver *driver, unsigned clients)
+{
+    for (int i = 0; i < ORACLE_NODES; i++)
+        if (driver->now.nodes[i].alive && has_block(driver->now.nodes[i].kind))
+            driver->now.nodes[i].log = clients;
+}
+
+static struct client *pick_client(struct driver *driver, bool started)
+{
+    unsigned first = pick(driver, CLIENTS);
+    for (unsigned i = 0; i < CLIENTS; i++) {
+        struct client *client = &driver->clients[(first + i) % CLIENTS];
+        if (!client->client == !started)
+            return client;
+    }
+    return NULL;
+}
+
+static unsigned free_bit(const struct driver *driver)
+{
+    unsigned bit = 1;
+    while (dirty_clients(driver) & bit)
+        bit <<= 1;
+    return bit;
+}
+
+void op_dirty_start(struct driver *driver)
+{
+    struct client *client = pick_client(driver, false);
+    enum dirty_first first = pick(driver, 2) ? DIRTY_EVERYTHING : DIRTY_FROM_NOW;
+    if (!client)
+        return;
+    unsigned clients = dirty_clients(driver), bit = free_bit(driver);
+    narrate(driver, "start client 0x%x, for which all is %s", bit, first ? "dirty" : "clean");
+    if (!driver->depth)
+        set_log(driver, clients | bit);
+    int result = dirty_start(driver->memory, "client", first, &client->client, &driver->err);
+    if (driver->depth) {
+        EXPECT(driver, result == -EBUSY || (result == -ENOMEM && failing_malloc_failed()));
+        return;
+    }
+    if (result) {
+        narrate(driver, "    fails: %s", driver->err.message);
+        EXPECT(driver, has_failed(driver) && (result == -EREMOTEIO || result == -ENOMEM));
+        set_log(driver, clients);
+        settle_anyhow(driver);
+        return;
+    }
+    page_set known = first == DIRTY_EVERYTHING && block_shown(driver) ? all_pages : 0;
+    *client = (struct client){client->client, bit, known, 0, known, driver->meanwhile};
+    settle(driver, 0);
+}
+
+/* Who logs a region was to become another, but something failed: all changed, or none. */
+static void observe_log(struct driver *driver, unsigned clients)
+{
+    bool changed = false, kept = false;
+    for (int i = 0; i < ORACLE_NODES; i++) {
+        struct oracle_node *node = &driver->now.nodes[i];
+        if (!node->alive || !has_block(node->kind) || node->log == clients)
+            continue;
+        unsigned log = driver->regions[i].state.log;
+        EXPECT(driver, log == clients || log == node->log);
+        changed |= log == clients;
+        kept |= log == node->log;
+        node->log = log;
+    }
+    EXPECT(driver, !changed || !kept);
+    settle_anyhow(driver);
+}
+
+static void stop_client(struct driver *driver, struct client *client)
+{
+    unsigned clients = dirty_clients(driver) & ~client->bit;
+    narrate(driver, "stop client 0x%x", client->bit);
+    dirty_stop(client->client);
+    *client = (struct client){0};
+    if (has_failed(driver)) {
+        observe_log(driver, clients);
+        return;
+    }
+    set_log(driver, clients);
+    settle(driver, 0);
+}
+
+void op_dirty_stop(struct driver *driver)
+{
+    struct client *client = pick_client(driver, true);
+    if (client && !driver->depth)
+        stop_client(driver, client);
+}
+
+void dirty_finish(struct driver *driver)
+{
+    for (unsigned i = 0; i < CLIENTS; i++)
+        if (driver->clients[i].client)
+            stop_client(driver, &driver->clients[i]);
+}
+
+void op_dirty_sync(struct driver *driver)
+{
+    struct client before[CLIENTS];
+    memcpy(before, driver->clients, sizeof(before));
+    narrate(driver, "sync");
+    int result = dirty_sync(driver->memory, &driver->err);
+    EXPECT(driver, !result || has_failed(driver));
+    for (unsigned i = 0; i < CLIENTS; i++) {
+        struct client *client = &driver->clients[i];
+        client->may_known |= before[i].may_pending;
+        if (result)
+            continue;
+        client->must_known |= before[i].must_pending;
+        /* What the guest stored meanwhile may be known or not. */
+        client->must_pending = driver->meanwhile & client->must_pending;
+        client->may_pending = driver->meanwhile & client->may_pending;
+    }
+}
+
+/* The pages of a bitmap that begins with page `first`. */
+static page_set pages_of(const uint64_t *bitmap, uint64_t first, uint64_t count)
+{
+    page_set pages = 0;
+    for (uint64_t i = 0; i < count; i++)
+        pages |= (page_set)(bitmap[i / 64] >> i % 64 & 1) << (first + i);
+    return pages;
+}
+
+static void check_count(struct driver *driver, const struct client *client)
+{
+    uint64_t count = dirty_count(client->client, driver->block), least = 0, most = 0;
+    for (unsigned i = 0; i < BLOCK_PAGES; i++) {
+        least += client->must_known >> i & 1;
+        most += (client->may_known | client->may_pending) >> i & 1;
+    }
+    if (!block_shown(driver))
+        return;
+    EXPECT(driver, count >= least && count <= most);
+    EXPECT(driver, dirty_count(client->client, NULL) == count);
+}
+
+static void put_back(struct driver *driver, struct client *client, uint64_t first, uint64_t count,
+                     const uint64_t *bitmap)
+{
+    narrate(driver, "put them back");
+    EXPECT(driver, !dirty_put_back(client->client, driver->block, first, count, bitmap, &driver->err));
+    page_set pages = pages_of(bitmap, first, count);
+    client->must_known |= pages;
+    client->may_known |= pages;
+}
+
+void op_dirty_take(struct driver *driver)
+{
+    static const struct {
+        uint64_t first, count;
+        bool wrong;
+    } parts[] = {
+        {0, BLOCK_PAGES, false}, {0, 64, false},          {64, BLOCK_PAGES - 64, false},
+        {64, 0, false},          {0, BLOCK_PAGES, false}, {1, BLOCK_PAGES - 1, true},
+        {0, 63, true},           {64, 64, true},          {UINT64_MAX - 63, 64, true},
+        {0, BLOCK_PAGES, false},
+    };
+    struct client *client = pick_client(driver, true);
+    unsigned part = pick(driver, 10);
+    bool sync = pick(driver, 2), back = pick(driver, 4) == 3;
+    if (!client)
+        return;
+    if (sync)
+        op_dirty_sync(driver);
+    check_count(driver, client);
+    uint64_t first = parts[part].first, count = parts[part].count, bitmap[WORDS];
+    memset(bitmap, 0xff, sizeof(bitmap));
+    narrate(driver, "client 0x%x takes %llu pages from %llu", client->bit, (unsigned long long)count,
+            (unsigned long long)first);
+    int result = dirty_take(client->client, driver->block, first, count, bitmap, &driver->err);
+    if (parts[part].wrong || !block_shown(driver)) {
+        EXPECT(driver, result == -EINVAL);
+        return;
+    }
+    EXPECT(driver, !result || has_failed(driver));
+    if (result)
+        return;
+    page_set taken = pages_of(bitmap, first, count), asked = ((((page_set)1 << count) - 1) << first);
+    narrate(driver, "    has %s, must have %s, may have %s", set_text(taken).text,
+            set_text(client->must_known & asked).text,
+            set_text((client->may_known | client->may_pending) & asked).text);
+    EXPECT(driver, !(client->must_known & asked & ~taken));
+    EXPECT(driver, !(taken & ~(client->may_known | client->may_pending)));
+    EXPECT(driver, count == 64 || !count || !(bitmap[(count - 1) / 64] >> count % 64));
+    client->must_known &= ~asked;
+    client->must_pending &= ~taken;
+    client->may_known &= ~asked;
+    if (back)
+        put_back(driver, client, first, count, bitmap);
+}
+
+/* Somebody has stored to a page: godwit knows it, or only KVM does. */
+static void stored(struct driver *driver, uint64_t page, bool known)
+{
+    for (unsigned i = 0; i < CLIENTS; i++) {
+        struct client *client = &driver->clients[i];
+        page_set *must = known ? &client->must_known : &client->must_pending;
+        page_set *may = known ? &client->may_known : &client->may_pending;
+        if (!client->client)
+            continue;
+        *must |= (page_set)1 << page;
+        *may |= (page_set)1 << page;
+    }
+}
+
+static uint64_t page_of(const struct driver *driver, const void *host)
+{
+    return (uint64_t)((const char *)host - (const char *)driver->block->host) / RAM_PAGE_SIZE;
+}
+
+/* What a store of `length` bytes at the start of a unit has touched. */
+static void stored_from(struct driver *driver, const struct side *side, unsigned unit, uint64_t length)
+{
+    for (uint64_t at = 0; at < length && unit < driver->begun.units; at += driver->begun.unit, unit++)
+        if (oracle_mapped(&driver->begun, &side->shown.answers[unit], true))
+            stored(driver, page_of(driver, host_of(driver, &side->shown.answers[unit])), true);
+}
+
+static void store_mapped(struct driver *driver, struct side *side, unsigned unit, uint64_t written)
+{
+    struct guest_mapping mapping;
+    bool mapped = oracle_mapped(&driver->begun, &side->shown.answers[unit], true);
+    narrate(driver, "map unit %u of space %d and say that %llu bytes are written", unit, side->root,
+            (unsigned long long)written);
+    int result = guest_map(side->space, unit_address(driver, unit), 1, true, &mapping);
+    EXPECT(driver, result == (mapped ? 0 : -EFAULT));
+    if (result)
+        return;
+    guest_unmap(&mapping, written);
+    stored_from(driver, side, unit, written);
+}
+
+static void store_bytes(struct driver *driver, struct side *side, unsigned unit, uint64_t length)
+{
+    static const char bytes[RAM_PAGE_SIZE + 1] = "stored";
+    narrate(driver, "store %llu bytes to unit %u of space %d", (unsigned long long)length, unit, side->root);
+    address_space_write(side->space, unit_address(driver, unit), bytes, length);
+    stored_from(driver, side, unit, length);
+}
+
+void op_store(struct driver *driver)
+{
+    struct side *side = &driver->sides[pick(driver, SIDES)];
+    unsigned how = pick(driver, 4), unit = pick(driver, driver->now.units);
+    if (how == 0)
+        store_mapped(driver, side, unit, pick(driver, 2));
+    else if (how == 1)
+        store_bytes(driver, side, unit, 1);
+    else
+        store_bytes(driver, side, unit, RAM_PAGE_SIZE + 1);
+}
