@@ -13,19 +13,20 @@
  * those before it are taken back.
  *
  * vCPUs are kept out of the guest from the first to the last of these calls if RAM that is there before and
- * after would be missing in between, or if a slot that logs is deleted, so that what is harvested then is
- * all. Otherwise they run on.
+ * after would be missing in between; if a slot that logs is deleted or moved, so that what is harvested then
+ * is all; or if one is created whose bits KVM sets initially, until they are cleared. Otherwise they run on.
  *
  * Dirty tracking (memory/dirty.h): the slots of ranges that have clients log, and the listener is a source.
  * KVM's bits are fetched once for each slot in each dirty_sync(), for all clients. How KVM watches again
  * depends on the mode:
  *   get    KVM_GET_DIRTY_LOG write-protects what it returns, all at once.
  *   clear  manual protect: the pages that dirty_take() hands out are cleared, and so protected, just then, by
- *          KVM_CLEAR_DIRTY_LOG of as few 64-page-aligned chunks as there are. With `initially_set`, KVM
- * starts with all bits set and protects nothing, and so does this. ring   each vCPU has a ring of dirtied
- * pages, reaped by kvm_listener_reap(); dirty_sync() takes the vCPUs out of the guest for a moment, so that
- * they hand over what they know. A bit that KVM has for a slot that goes is in the bitmaps before the slot's
- * memory is used again.
+ *          KVM_CLEAR_DIRTY_LOG of one 64-page-aligned chunk for each slot. With `initially_set`, KVM starts
+ *          with all bits set and protects nothing, and so does this.
+ *   ring   each vCPU has a ring of dirtied pages, reaped by kvm_listener_reap(); dirty_sync() takes the vCPUs
+ *          out of the guest for a moment, so that they hand over what they know. What is written without a
+ *          vCPU is in a bitmap, fetched as in mode get, where KVM has it (`ring_with_bitmap`).
+ * A bit that KVM has for a slot that goes is in the bitmaps before the slot's memory is used again.
  *
  * Coalesced writes that KVM still holds back are dispatched by whoever next drains its ring, through the view
  * of that time: drain it before a change that moves or removes such a range, where that matters.
@@ -75,7 +76,8 @@ struct kvm_listener_config {
     bool ports;         /* the space is that of ports */
     unsigned slots_max; /* KVM_CAP_NR_MEMSLOTS; slots 0 to slots_max - 1 are used (not by ports) */
     enum kvm_dirty_mode dirty_mode;
-    bool initially_set; /* mode clear: KVM_DIRTY_LOG_INITIALLY_SET is on */
+    bool initially_set;    /* mode clear: KVM_DIRTY_LOG_INITIALLY_SET is on */
+    bool ring_with_bitmap; /* mode ring: so is KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP */
 };
 
 /*

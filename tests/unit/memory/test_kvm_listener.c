@@ -147,18 +147,6 @@ Test(kvm_listener, same_memory_by_another_way_stays_in_place)
     cr_assert_eq(kvm.slot_calls, 0);
 }
 
-Test(kvm_listener, moves_and_swaps)
-{
-    struct memory_region *a = ram(&f, "a", 2 * PAGE), *b = rom(&f, "b", 2 * PAGE);
-    add(&f.root, 0, a, 0);
-    add(&f.root, 2 * PAGE, b, 0);
-    memory_transaction_begin(f.memory);
-    cr_assert_eq(memory_region_set_address(a, 2 * PAGE, NULL), 0);
-    cr_assert_eq(memory_region_set_address(b, 0, NULL), 0);
-    cr_assert_eq(memory_transaction_commit(f.memory, NULL), 0);
-    assert_slots("0+2000@0 r, 2000+2000@0");
-}
-
 Test(kvm_listener, refuses_ram_that_is_not_pages)
 {
     struct memory_region *target = ram(&f, "ram", 4 * PAGE), *over = mmio(&f, "over", 0x10);
@@ -207,35 +195,6 @@ Test(kvm_listener, pieces_are_joined_before_slots_run_out)
     assert_slots("0+3000@0");
 }
 
-Test(kvm_listener, failing_ioctl_is_taken_back)
-{
-    struct memory_region *a = ram(&f, "a", 4 * PAGE), *b = rom(&f, "b", 4 * PAGE),
-                         *hole = mmio(&f, "hole", PAGE);
-    add(&f.root, 0, a, 0);
-    add(&f.root, 0x10000, b, 0);
-    memory_region_add_ioeventfd(hole, 0, 4, false, 0, 5, NULL);
-    memory_region_add_coalesced(hole, 8, 8, NULL);
-    note();
-    /* The transaction below makes 7 calls: a zone, an ioeventfd, 2 slots go, 3 come. */
-    for (unsigned at = 1; at <= 7; at++) {
-        kvm.fail_at = kvm.calls + at;
-        kvm.fail_with = -ENOMEM;
-        memory_transaction_begin(f.memory);
-        cr_assert_eq(memory_region_set_address(b, 0x20000, NULL), 0);
-        add(&f.root, PAGE, hole, 1);
-        cr_assert_eq(memory_transaction_commit(f.memory, &f.err), -ENOMEM, "call %u", at);
-        cr_assert(strstr(f.err.message, "region") || strstr(f.err.message, "slot"));
-        cr_assert(fake_kvm_equal(&kvm, &before), "call %u", at);
-        assert_shows(&f, "0+4000 a@0, 10000+4000 b@0 r");
-    }
-    kvm.fail_at = 0;
-    memory_transaction_begin(f.memory);
-    cr_assert_eq(memory_region_set_address(b, 0x20000, NULL), 0);
-    add(&f.root, PAGE, hole, 1);
-    cr_assert_eq(memory_transaction_commit(f.memory, NULL), 0);
-    assert_slots("0+1000@0, 2000+2000@2000, 20000+4000@0 r");
-}
-
 /* The example of docs/memory.md. */
 Test(kvm_listener, shadowed_ram_and_a_doorbell)
 {
@@ -259,29 +218,6 @@ Test(kvm_listener, shadowed_ram_and_a_doorbell)
     assert_shows(&f, "0+2000 ram@0, 2000+1000 device@0, 3000+1000 ram@3000, 8000+c0 device@40");
     assert_slots("0+1000@0, 1000+1000@1000, 3000+1000@3000");
     cr_assert_eq(kvm.calls - calls, 4, "two slots made anew, and nothing else");
-}
-
-static int refuse(struct memory_listener *self, const struct memory_change *change, struct error *err)
-{
-    return error_set(err, EPERM, "no");
-}
-
-Test(kvm_listener, a_later_listeners_failure_is_taken_back)
-{
-    static const struct memory_listener_ops late_ops = {.apply = refuse};
-    struct memory_listener late = {.name = "late", .priority = 100, .ops = &late_ops};
-    struct memory_region *region = ram(&f, "a", 4 * PAGE), *hole = mmio(&f, "hole", PAGE);
-    add(&f.root, 0, region, 0);
-    late.ops = &(const struct memory_listener_ops){0};
-    cr_assert_eq(memory_listener_register(&late, f.space, NULL), 0);
-    late.ops = &late_ops;
-    note();
-    cr_assert_eq(memory_region_add_subregion(&f.root, PAGE, hole, 1, NULL), -EPERM);
-    cr_assert(fake_kvm_equal(&kvm, &before));
-    late.ops = &(const struct memory_listener_ops){0};
-    add(&f.root, PAGE, hole, 1);
-    assert_slots("0+1000@0, 2000+2000@2000");
-    memory_listener_unregister(&late);
 }
 
 Test(kvm_listener, no_slot_exceeds_what_kvm_takes)
