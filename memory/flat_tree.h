@@ -19,8 +19,10 @@
 
 #include "memory/flat_view.h"
 
-#define FLAT_NODE_MIN  5
-#define FLAT_NODE_MAX  14
+#ifndef FLAT_NODE_MAX /* tests have smaller nodes, so that few ranges make deep trees */
+#define FLAT_NODE_MIN 5
+#define FLAT_NODE_MAX 14
+#endif
 #define FLAT_DEPTH_MAX 24 /* more ranges than memory holds: FLAT_NODE_MIN to this power */
 
 struct flat_node {
