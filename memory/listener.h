@@ -96,6 +96,7 @@ struct memory_listener_ops {
 
 #define MEMORY_LISTENER_PRIORITY_ACCELERATOR 10
 #define MEMORY_LISTENER_PRIORITY_BACK_END    20
+#define MEMORY_LISTENER_PRIORITY_LOG         30 /* a log that back ends write: after they know the new view */
 
 /* Embedded in whoever listens, who sets the first three fields. */
 struct memory_listener {

@@ -2,7 +2,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -10,6 +9,7 @@
 #include "base/error.h"
 #include "base/macros.h"
 #include "memory/dirty_block.h"
+#include "memory/sealed_memfd.h"
 
 #define HUGE_PAGE_SIZE (2 * MIB)
 
@@ -26,21 +26,6 @@ static int check_size(const char *name, uint64_t size, unsigned flags, struct er
         return error_set(err, EINVAL, "RAM block %s: with huge pages its size must be a multiple of 2 MiB",
                          name);
     return 0;
-}
-
-/* A memfd of this size that nobody can resize. Returns the descriptor or -errno. */
-static int create_memfd(const char *name, uint64_t size, unsigned flags)
-{
-    unsigned huge = flags & RAM_BLOCK_HUGE_PAGES ? MFD_HUGETLB | MFD_HUGE_2MB : 0;
-    int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | huge);
-    if (fd < 0)
-        return -errno;
-    if (ftruncate(fd, (off_t)size) || fcntl(fd, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL)) {
-        int result = -errno;
-        close(fd);
-        return result;
-    }
-    return fd;
 }
 
 /* Huge pages are reserved at once, because there may be too few of them; others when they are touched. */
@@ -79,7 +64,8 @@ int ram_block_create(const char *name, uint64_t size, unsigned flags, struct ram
     if (!block)
         return error_set(err, ENOMEM, "RAM block %s: not enough memory", name);
     *block = (struct ram_block){.name = name, .size = size};
-    block->fd = create_memfd(name, size, flags);
+    unsigned huge = flags & RAM_BLOCK_HUGE_PAGES ? MFD_HUGETLB | MFD_HUGE_2MB : 0;
+    block->fd = sealed_memfd_create(name, size, huge);
     if (block->fd < 0) {
         result = explain(name, size, flags, block->fd, err);
         free(block);

@@ -576,63 +576,100 @@ Test(dirty, stop_succeeds_all_the_same)
     memory_listener_unregister(&recorder.listener);
 }
 
-#define MARKERS 2
-#define TAKERS  2
-#define ROUNDS  20000
-#define RACED   16 /* pages */
+/*
+ * The race: in each round two threads store a number into pages, each page a few times, while takers keep
+ * copies by copying what they take. When a round is over and its last marks are taken the copies must be
+ * right, all of them: a mark that is lost is not made good by a later one.
+ */
+#define MARKERS    2
+#define TAKERS     2
+#define ROUNDS     2000
+#define STORES_MAX 3 /* to a page in a round */
 
 struct race {
-    atomic_uint running; /* markers */
+    pthread_barrier_t barrier; /* of all markers and takers */
+    atomic_uint finished;      /* rounds of markers */
 };
 
-/* Stores a rising number into one page after the other. */
-static void *mark_on(void *opaque)
+struct racer {
+    struct race *race;
+    unsigned number;
+    pthread_t thread;
+};
+
+static char *host_of(unsigned page)
 {
-    struct race *race = opaque;
-    for (uint64_t i = 1; i <= ROUNDS; i++) {
-        uint64_t page = i * 7 % RACED;
-        if (i % 2) {
-            cr_assert_eq(address_space_write(f.space, BASE + page * PAGE, &i, 8), 0);
-        } else {
-            struct guest_mapping mapping;
-            cr_assert_eq(guest_map(f.space, BASE + page * PAGE, 8, true, &mapping), 0);
-            atomic_store_explicit((_Atomic uint64_t *)mapping.iov[0].iov_base, i, memory_order_relaxed);
-            guest_unmap(&mapping, 8);
-        }
-    }
-    atomic_fetch_sub(&race->running, 1);
-    return NULL;
+    return (char *)f.block->host + page * PAGE;
 }
 
 static uint64_t look(unsigned page)
 {
-    const char *host = f.block->host;
-    return atomic_load_explicit((const _Atomic uint64_t *)(host + page * PAGE), memory_order_relaxed);
+    return atomic_load_explicit((_Atomic uint64_t *)host_of(page), memory_order_relaxed);
 }
 
-/* Keeps a copy of all pages by copying what it takes: in the end the copy must be right. */
-static void *copy_on(void *opaque)
+/* Each of the ways to store, in turn. */
+static void store_number(unsigned way, unsigned page, uint64_t number)
 {
-    struct race *race = opaque;
-    struct dirty_client *client = track(DIRTY_EVERYTHING);
-    uint64_t copy[RACED] = {0};
-    for (bool last = false; !last;) {
-        last = !atomic_load(&race->running);
-        for (uint64_t bits = taken(client); bits; bits &= bits - 1)
-            if (__builtin_ctzll(bits) < RACED)
-                copy[__builtin_ctzll(bits)] = look((unsigned)__builtin_ctzll(bits));
+    if (way == 0) {
+        cr_assert_eq(address_space_write(f.space, BASE + page * PAGE, &number, 8), 0);
+        return;
     }
-    for (unsigned page = 0; page < RACED; page++)
-        cr_assert_eq(copy[page], look(page), "a write to page %u was lost", page);
-    dirty_stop(client);
+    struct guest_mapping mapping = {.view = NULL};
+    if (way == 1)
+        cr_assert_eq(guest_map(f.space, BASE + page * PAGE, 8, true, &mapping), 0);
+    atomic_store_explicit((_Atomic uint64_t *)host_of(page), number, memory_order_relaxed);
+    if (way == 1)
+        guest_unmap(&mapping, 8);
+    else
+        dirty_mark(f.block, page * PAGE, 8);
+}
+
+static void *mark_on(void *opaque)
+{
+    struct racer *self = opaque;
+    struct race *race = self->race;
+    for (uint64_t round = 0; round < ROUNDS; round++) {
+        pthread_barrier_wait(&race->barrier);
+        for (unsigned page = self->number; page < PAGES; page += MARKERS)
+            for (uint64_t i = 0; i < 1 + page / 2 % STORES_MAX; i++)
+                store_number((page / 2 + (unsigned)round) % 4, page, round * STORES_MAX + i + 1);
+        atomic_fetch_add(&race->finished, 1);
+        pthread_barrier_wait(&race->barrier);
+    }
     return NULL;
 }
 
+static void copy_pages(uint64_t *copy, uint64_t bits)
+{
+    for (; bits; bits &= bits - 1) {
+        unsigned page = (unsigned)__builtin_ctzll(bits);
+        copy[page] = look(page);
+    }
+}
+
+static void *copy_on(void *opaque)
+{
+    struct racer *self = opaque;
+    struct race *race = self->race;
+    struct dirty_client *client = track(DIRTY_EVERYTHING);
+    uint64_t copy[PAGES] = {0};
+    for (unsigned round = 0; round < ROUNDS; round++) {
+        pthread_barrier_wait(&race->barrier);
+        while (atomic_load(&race->finished) < (round + 1) * MARKERS)
+            copy_pages(copy, taken(client));
+        copy_pages(copy, taken(client));
+        for (unsigned page = 0; page < PAGES; page++)
+            cr_assert_eq(copy[page], look(page), "round %u: a write to page %u was lost", round, page);
+        pthread_barrier_wait(&race->barrier);
+    }
+    dirty_stop(client);
+    return NULL;
+}
 /* Clients come and go, and RAM moves, beside all this. */
 static void *come_and_go(void *opaque)
 {
-    struct race *race = opaque;
-    while (atomic_load(&race->running)) {
+    atomic_bool *over = opaque;
+    while (!atomic_load(over)) {
         struct dirty_client *client = track(DIRTY_FROM_NOW);
         cr_assert_eq(memory_region_set_address(&big_region, BASE + 2 * BLOCK, NULL), 0);
         dirty_stop(client);
@@ -643,16 +680,19 @@ static void *come_and_go(void *opaque)
 
 Test(dirty, no_mark_is_lost)
 {
-    struct race race = {MARKERS};
-    pthread_t markers[MARKERS], takers[TAKERS], other;
-    for (unsigned i = 0; i < TAKERS; i++)
-        cr_assert_eq(pthread_create(&takers[i], NULL, copy_on, &race), 0);
-    for (unsigned i = 0; i < MARKERS; i++)
-        cr_assert_eq(pthread_create(&markers[i], NULL, mark_on, &race), 0);
-    cr_assert_eq(pthread_create(&other, NULL, come_and_go, &race), 0);
-    for (unsigned i = 0; i < MARKERS; i++)
-        pthread_join(markers[i], NULL);
-    for (unsigned i = 0; i < TAKERS; i++)
-        pthread_join(takers[i], NULL);
+    struct race race = {.finished = 0};
+    struct racer racers[MARKERS + TAKERS];
+    atomic_bool over = false;
+    pthread_t other;
+    cr_assert_eq(pthread_barrier_init(&race.barrier, NULL, MARKERS + TAKERS), 0);
+    for (unsigned i = 0; i < MARKERS + TAKERS; i++) {
+        racers[i] = (struct racer){&race, i, 0};
+        cr_assert_eq(pthread_create(&racers[i].thread, NULL, i < MARKERS ? mark_on : copy_on, &racers[i]), 0);
+    }
+    cr_assert_eq(pthread_create(&other, NULL, come_and_go, &over), 0);
+    for (unsigned i = 0; i < MARKERS + TAKERS; i++)
+        pthread_join(racers[i].thread, NULL);
+    atomic_store(&over, true);
     pthread_join(other, NULL);
+    pthread_barrier_destroy(&race.barrier);
 }
