@@ -1,5 +1,5 @@
 /*
- * Lets one allocation fail. A program that uses this is linked with
+ * Lets one allocation, or mapping of memory, fail. A program that uses this is linked with
  * the options of the CMake library failing-malloc: then the allocations of all code that is linked into it,
  * but for those of libraries, come here first. Not for programs in which several threads allocate.
  */

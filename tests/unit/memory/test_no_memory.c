@@ -1,4 +1,7 @@
+#include "memory/dirty.h"
 #include "memory/kvm_listener.h"
+#include "memory/shared_log.h"
+#include "memory/trace.h"
 #include "tests/support/failing_malloc.h"
 #include "tests/support/fake_kvm.h"
 #include "tests/unit/memory/recorder.h"
@@ -140,4 +143,89 @@ Test(no_memory, to_create_things)
     failing_malloc_arm(1);
     cr_assert_eq(ram_block_create("x", PAGE, 0, &block, NULL), -ENOMEM);
     failing_malloc_arm(0);
+}
+
+/* A client that does not start leaves nothing behind; one that ends does so whatever there is. */
+Test(no_memory, to_start_and_stop_dirty_tracking)
+{
+    struct record record = {0};
+    struct recorder recorder;
+    struct dirty_client *client;
+    bool over;
+    listen_to_logs(f.space, &recorder, "a", 0, &record);
+    for (unsigned at = 1;; at++) {
+        forget(&record);
+        failing_malloc_arm(at);
+        int result = dirty_start(f.memory, "client", DIRTY_FROM_NOW, &client, &f.err);
+        over = failing_malloc_armed();
+        failing_malloc_arm(0);
+        if (over) {
+            cr_assert_eq(result, 0);
+            cr_assert_gt(at, 5, "what fails only once has had its turn");
+            break;
+        }
+        cr_assert_eq(result, -ENOMEM, "allocation %u", at);
+        cr_assert_not_null(strstr(f.err.message, "client"));
+        cr_assert_eq(ram_region->state.log, 0);
+    }
+    over = false;
+    for (unsigned at = 1; !over; at++) {
+        forget(&record);
+        failing_malloc_arm(at);
+        dirty_stop(client);
+        over = failing_malloc_armed();
+        failing_malloc_arm(0);
+        cr_assert_eq(dirty_start(f.memory, "client", DIRTY_FROM_NOW, &client, &f.err), 0);
+        cr_assert_eq(dirty_count(client, NULL), 0);
+    }
+    dirty_stop(client);
+    memory_listener_unregister(&recorder.listener);
+}
+
+Test(no_memory, for_ram_while_clients_track)
+{
+    struct dirty_client *client;
+    struct ram_block *block;
+    struct memory_region region;
+    cr_assert_eq(dirty_start(f.memory, "client", DIRTY_FROM_NOW, &client, NULL), 0);
+    cr_assert_eq(ram_block_create("more", PAGE, 0, &block, NULL), 0);
+    failing_malloc_arm(1);
+    cr_assert_eq(memory_region_init_ram(&region, f.memory, "more", block, 0, PAGE, &f.err), -ENOMEM);
+    cr_assert(failing_malloc_failed());
+    cr_assert_not_null(strstr(f.err.message, "more"));
+    memory_region_destroy(&region);
+    dirty_stop(client);
+    ram_block_destroy(block);
+}
+
+Test(no_memory, to_share_a_log)
+{
+    struct shared_log *shared;
+    int result;
+    for (unsigned at = 1;; at++) {
+        failing_malloc_arm(at);
+        result = shared_log_create(f.space, &shared, &f.err);
+        if (failing_malloc_armed())
+            break;
+        cr_assert_eq(result, -ENOMEM);
+    }
+    failing_malloc_arm(0);
+    cr_assert_eq(result, 0);
+    shared_log_destroy(shared);
+}
+
+Test(no_memory, to_trace)
+{
+    struct memory_trace *trace;
+    int result;
+    for (unsigned at = 1;; at++) {
+        failing_malloc_arm(at);
+        result = memory_trace_create(f.space, NULL, &trace, &f.err);
+        if (failing_malloc_armed())
+            break;
+        cr_assert_eq(result, -ENOMEM);
+    }
+    failing_malloc_arm(0);
+    cr_assert_eq(result, 0);
+    memory_trace_destroy(trace);
 }
