@@ -265,7 +265,7 @@ Test(shared_log, of_no_ram_and_of_too_much)
  */
 #define SLOTS  4
 #define WINDOW 16 /* pages that a slot of the table shows */
-#define ROUNDS 800
+#define ROUNDS 400
 
 struct table {
     atomic_uint version; /* odd: it is being changed */
