@@ -87,8 +87,10 @@ int fake_clear_dirty_log(void *opaque, struct kvm_clear_dirty_log *request)
 {
     struct fake_kvm *kvm = opaque;
     kvm->clear_calls++;
-    if (fake_call(kvm))
+    if (fake_call(kvm)) {
+        kvm->failed_clear = true;
         return kvm->fail_with;
+    }
     int result = check_clear(kvm, request);
     if (result)
         return result;

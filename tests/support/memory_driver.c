@@ -106,6 +106,8 @@ static void expect_all(struct driver *driver, struct oracle_view new[SIDES], con
 
 static void settle_success(struct driver *driver, struct oracle_view new[SIDES], const bool changed[SIDES])
 {
+    if (has_failed(driver))
+        dirty_inexact(driver);
     for (unsigned i = 0; i < SIDES; i++) {
         if (changed[i])
             log_expect_commit(driver, i);
@@ -117,6 +119,8 @@ static void settle_success(struct driver *driver, struct oracle_view new[SIDES],
 static void settle_failure(struct driver *driver)
 {
     log_expect_failure(driver);
+    driver->refused = true;
+    dirty_inexact(driver);
     EXPECT(driver, fake_kvm_equal(&driver->kvm, &driver->kvm_begun));
     driver->now = driver->begun;
 }
@@ -136,7 +140,7 @@ static bool unmappable(const struct driver *driver, const struct oracle_view *vi
 
 static bool kvm_has_failed(const struct driver *driver)
 {
-    return driver->kvm.fail_at && driver->kvm.calls >= driver->kvm.fail_at && !driver->kvm.failed_move;
+    return driver->kvm.fail_at && driver->kvm.calls >= driver->kvm.fail_at;
 }
 
 bool has_failed(const struct driver *driver)
@@ -149,7 +153,7 @@ bool has_failed(const struct driver *driver)
 static void judge(struct driver *driver, const struct oracle_view *new, bool changed, int result)
 {
     bool kvm_changed = driver->kvm_listener && changed;
-    bool kvm_failed = kvm_has_failed(driver);
+    bool kvm_failed = kvm_has_failed(driver) && !driver->kvm.failed_move && !driver->kvm.failed_clear;
     bool collide = kvm_changed && ioeventfds_collide(new);
     bool bad = kvm_changed && unmappable(driver, new);
     /* One slot may map several ranges, so it is not sure that too many ranges are too many slots. */
@@ -161,10 +165,9 @@ static void judge(struct driver *driver, const struct oracle_view *new, bool cha
                        (result == -EEXIST && collide) || (result == -EINVAL && bad) || too_many || no_memory);
 }
 
-/* Nothing is to fail any more. */
 static void disarm(struct driver *driver)
 {
-    driver->failed = driver->kvm.failed_move = false;
+    driver->failed = driver->kvm.failed_move = driver->kvm.failed_clear = false;
     driver->fail_at = driver->kvm.fail_at = 0;
     failing_malloc_arm(0);
 }
@@ -205,6 +208,8 @@ void settle_anyhow(struct driver *driver)
         oracle_look(&driver->now, driver->sides[i].root, &driver->sides[i].shown);
     driver->begun = driver->now;
     driver->log.count = driver->expected.count = 0;
+    driver->refused = true;
+    dirty_inexact(driver);
     end_settling(driver);
 }
 
@@ -277,7 +282,9 @@ static void (*const operations[])(struct driver *) = {
     op_continue,      op_continue,      op_empty,
     op_move,          op_store,         op_store,
     op_dirty_start,   op_dirty_stop,    op_dirty_sync,
-    op_dirty_take,    op_dirty_take,
+    op_dirty_take,    op_dirty_take,    op_guest_store,
+    op_guest_store,   op_guest_store,   op_guest_meanwhile,
+    op_reap,
 };
 
 /* What kind of address space it is. */
@@ -347,16 +354,43 @@ static void start_side(struct driver *driver, unsigned number)
     driver->log.count = 0;
 }
 
+/* How KVM keeps dirty bits. */
+static void start_dirty_mode(struct driver *driver, struct kvm_listener_config *config)
+{
+    static const char *const names[] = {"get", "clear", "clear, all set at first", "ring",
+                                        "ring with bitmap"};
+    struct fake_kvm *kvm = &driver->kvm;
+    unsigned mode = pick(driver, 5);
+    narrate(driver, "KVM with %u slots, dirty mode %s", kvm->slots_max, names[mode]);
+    kvm->manual_protect = mode == 1 || mode == 2;
+    kvm->initially_set = config->initially_set = mode == 2;
+    kvm->dirty_ring = mode >= 3;
+    kvm->ring_with_bitmap = config->ring_with_bitmap = mode == 4;
+    kvm->pml = mode >= 3 && pick(driver, 2);
+    config->dirty_mode = mode >= 3 ? KVM_DIRTY_RING : mode ? KVM_DIRTY_CLEAR : KVM_DIRTY_GET;
+}
+
+static void start_ring(struct driver *driver)
+{
+    unsigned count = 4u << pick(driver, 4);
+    EXPECT(driver, !kvm_listener_add_ring(driver->kvm_listener, fake_kvm_add_ring(&driver->kvm, count), count,
+                                          &driver->err));
+}
+
 static void start_kvm(struct driver *driver)
 {
     driver->kvm.slots_max = pick(driver, 4) < 3 ? FAKE_KVM_SLOTS_MAX : 1 + pick(driver, 6);
+    driver->kvm.meanwhile = guest_meanwhile;
+    driver->kvm.opaque = driver;
     struct kvm_listener_config config = {
         .ops = &fake_kvm_ops, .opaque = &driver->kvm, .slots_max = driver->kvm.slots_max};
     /* Where the unit is smaller nearly all RAM would be refused. */
     if (driver->now.unit > 1) {
-        narrate(driver, "KVM with %u slots", driver->kvm.slots_max);
+        start_dirty_mode(driver, &config);
         EXPECT(driver,
                !kvm_listener_create(driver->sides[0].space, &config, &driver->kvm_listener, &driver->err));
+        if (driver->kvm.dirty_ring)
+            start_ring(driver);
     }
     fake_kvm_copy(&driver->kvm_begun, &driver->kvm);
 }
@@ -441,6 +475,25 @@ static void take_step(struct driver *driver, const uint8_t *data, size_t size)
     driver->left = size < MEMORY_DRIVER_STEP ? size : MEMORY_DRIVER_STEP;
 }
 
+static void run_step(struct driver *driver)
+{
+    struct fake_kvm *kvm = &driver->kvm;
+    driver->meanwhile = 0;
+    driver->settled = driver->refused = false;
+    fake_kvm_begin_change(kvm);
+    operations[pick(driver, ARRAY_SIZE(operations))](driver);
+    if (has_failed(driver)) { /* in what is no change */
+        dirty_inexact(driver);
+        disarm(driver);
+    }
+    if (driver->refused)
+        kvm->hole_count = 0; /* nobody can know beforehand that what goes comes back */
+    fake_kvm_end_change(kvm);
+    EXPECT(driver, !kvm->broken && !kvm->stopped);
+    if (driver->settled)
+        check(driver);
+}
+
 void memory_driver_run(const uint8_t *data, size_t size, unsigned flags)
 {
     struct driver *driver = calloc(1, sizeof(*driver));
@@ -451,10 +504,7 @@ void memory_driver_run(const uint8_t *data, size_t size, unsigned flags)
     start(driver);
     for (size_t at = MEMORY_DRIVER_STEP; at < size; at += MEMORY_DRIVER_STEP) {
         take_step(driver, data + at, size - at);
-        operations[pick(driver, ARRAY_SIZE(operations))](driver);
-        if (driver->settled)
-            check(driver);
-        driver->settled = false;
+        run_step(driver);
     }
     finish(driver);
     free(driver);

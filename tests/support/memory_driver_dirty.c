@@ -102,8 +102,11 @@ void op_dirty_start(struct driver *driver)
         settle_anyhow(driver);
         return;
     }
-    page_set known = first == DIRTY_EVERYTHING && block_shown(driver) ? all_pages : 0;
-    *client = (struct client){client->client, bit, known, 0, known, driver->meanwhile};
+    bool shown = first == DIRTY_EVERYTHING && block_shown(driver);
+    *client = (struct client){client->client, bit, .may_pending = driver->meanwhile};
+    /* What was written before, KVM may tell to a client that has taken it already. */
+    if (shown)
+        client->must_known = client->may_known = client->may_pending = all_pages;
     settle(driver, 0);
 }
 
@@ -160,6 +163,8 @@ void op_dirty_sync(struct driver *driver)
     narrate(driver, "sync");
     int result = dirty_sync(driver->memory, &driver->err);
     EXPECT(driver, !result || has_failed(driver));
+    if (result)
+        dirty_inexact(driver);
     for (unsigned i = 0; i < CLIENTS; i++) {
         struct client *client = &driver->clients[i];
         client->may_known |= before[i].may_pending;
@@ -233,8 +238,10 @@ void op_dirty_take(struct driver *driver)
         return;
     }
     EXPECT(driver, !result || has_failed(driver));
-    if (result)
+    if (result) {
+        dirty_inexact(driver);
         return;
+    }
     page_set taken = pages_of(bitmap, first, count), asked = ((((page_set)1 << count) - 1) << first);
     narrate(driver, "    has %s, must have %s, may have %s", set_text(taken).text,
             set_text(client->must_known & asked).text,
@@ -261,6 +268,12 @@ static void stored(struct driver *driver, uint64_t page, bool known)
         *must |= (page_set)1 << page;
         *may |= (page_set)1 << page;
     }
+}
+
+void dirty_inexact(struct driver *driver)
+{
+    for (unsigned i = 0; i < CLIENTS; i++)
+        driver->clients[i].may_known = driver->clients[i].may_pending = all_pages;
 }
 
 static uint64_t page_of(const struct driver *driver, const void *host)
@@ -308,4 +321,70 @@ void op_store(struct driver *driver)
         store_bytes(driver, side, unit, 1);
     else
         store_bytes(driver, side, unit, RAM_PAGE_SIZE + 1);
+}
+
+/* The guest writes a unit of what KVM has. Returns what KVM says. */
+static int guest_store(struct driver *driver, unsigned unit, bool with_vcpu, page_set *pages)
+{
+    uint64_t address = unit_address(driver, unit);
+    const struct kvm_userspace_memory_region *slot = fake_kvm_find(&driver->kvm, address);
+    int result = with_vcpu ? fake_kvm_write(&driver->kvm, address)
+                           : fake_kvm_write_without_vcpu(&driver->kvm, address);
+    if (result)
+        return result;
+    uint64_t host = slot->userspace_addr + (address - slot->guest_phys_addr);
+    uint64_t page = page_of(driver, (void *)(uintptr_t)host);
+    stored(driver, page, false);
+    if (pages)
+        *pages |= (page_set)1 << page;
+    return 0;
+}
+
+void guest_meanwhile(struct fake_kvm *kvm)
+{
+    struct driver *driver = kvm->opaque;
+    if (!driver->meanwhile_stride)
+        return;
+    driver->meanwhile_unit = (driver->meanwhile_unit + driver->meanwhile_stride) % driver->begun.units;
+    guest_store(driver, driver->meanwhile_unit, true, &driver->meanwhile);
+}
+
+void op_guest_meanwhile(struct driver *driver)
+{
+    driver->meanwhile_stride = pick(driver, 8);
+    driver->meanwhile_unit = pick(driver, driver->now.units);
+    narrate(driver, "during calls of KVM the guest writes every unit that is a multiple of %u behind %u",
+            driver->meanwhile_stride, driver->meanwhile_unit);
+}
+
+void op_reap(struct driver *driver)
+{
+    if (!driver->kvm.dirty_ring)
+        return;
+    narrate(driver, "reap");
+    int result = kvm_listener_reap(driver->kvm_listener, &driver->err);
+    EXPECT(driver, result >= 0 || has_failed(driver));
+    for (unsigned i = 0; i < CLIENTS; i++)
+        driver->clients[i].may_known |= driver->clients[i].may_pending;
+}
+
+void op_guest_store(struct driver *driver)
+{
+    unsigned unit = pick(driver, driver->now.units);
+    struct fake_kvm *kvm = &driver->kvm;
+    bool without = pick(driver, 4) == 3 && (!kvm->dirty_ring || kvm->ring_with_bitmap);
+    if (!driver->kvm_listener)
+        return;
+    bool mapped = oracle_mapped(&driver->begun, &driver->sides[0].shown.answers[unit], true);
+    narrate(driver, "the guest writes unit %u%s", unit, without ? ", without a vCPU" : "");
+    int result = guest_store(driver, unit, !without, NULL);
+    if (result == -EAGAIN) {
+        narrate(driver, "    but its ring is full");
+        fake_kvm_ops.stop_vcpus(kvm); /* it exits */
+        fake_kvm_ops.resume_vcpus(kvm);
+        op_reap(driver);
+        result = guest_store(driver, unit, true, NULL);
+        EXPECT(driver, result != -EAGAIN || has_failed(driver));
+    }
+    EXPECT(driver, (result == 0) == mapped || result == -EAGAIN);
 }

@@ -103,7 +103,10 @@ struct driver {
     struct kvm_listener *kvm_listener; /* of side 0; NULL: none */
     struct fake_kvm kvm, kvm_begun;
     struct client clients[CLIENTS];
-    page_set meanwhile; /* pages that the guest has written during a call of KVM, in the call under way */
+    page_set meanwhile;        /* pages that the guest has written during calls of KVM, in this step */
+    unsigned meanwhile_unit;   /* that it writes next */
+    unsigned meanwhile_stride; /* from there to the next one; 0: it writes none */
+    bool refused;              /* a transaction has failed in this step */
     struct log log, expected;
     unsigned fail_at; /* the call of a recorder, counted from 1, that fails; 0: none */
     bool failed;      /* it has */
@@ -189,6 +192,15 @@ void op_dirty_stop(struct driver *driver);
 void op_dirty_sync(struct driver *driver);
 void op_dirty_take(struct driver *driver);
 void op_store(struct driver *driver);
+void op_guest_store(struct driver *driver);
+void op_guest_meanwhile(struct driver *driver);
+void op_reap(struct driver *driver);
+
+/* What the guest does during a call of KVM. */
+void guest_meanwhile(struct fake_kvm *kvm);
+
+/* Something that keeps KVM's dirty bits has failed: any page may be marked too often. */
+void dirty_inexact(struct driver *driver);
 
 /* Ends all clients. */
 void dirty_finish(struct driver *driver);
