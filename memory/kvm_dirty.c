@@ -84,11 +84,15 @@ void kvm_dirty_begin(struct kvm_dirty *self, struct kvm_slot *slot, bool created
         kvm_dirty_rings_reap(&self->rings, self->config);
         self->rings.slots[slot->id] = slot;
     }
-    if (!slot->pending)
-        return;
-    set_pending(slot, kvm_dirty_starts_dirty(self));
-    if (created && kvm_dirty_starts_dirty(self) && !clear(self, slot, 0, pages_of(slot), slot->pending))
+    if (slot->pending)
         set_pending(slot, false);
+    if (!kvm_dirty_starts_dirty(self))
+        return;
+    set_pending(slot, true);
+    if (created && !clear(self, slot, 0, pages_of(slot), slot->pending))
+        set_pending(slot, false);
+    else
+        kvm_dirty_mark_all(slot);
 }
 
 void kvm_dirty_end(struct kvm_dirty *self, struct kvm_slot *slot)

@@ -6,7 +6,7 @@
  * bit is cleared. In mode get that is when it is read. In mode clear a bit that was read stays set, and the
  * page unprotected; it is `pending`. So three things hold for each page of a slot that logs:
  *
- *   1. A bit becomes pending only when dirty_sync() has marked the page for all clients there are.
+ *   1. A bit becomes pending only when this has marked the page for all clients there are.
  *   2. Only a client that takes a page unmarks it, and only for himself; and then, by kvm_dirty_watch(), the
  *      bit is cleared if it was pending. So while a bit is pending no client has seen the page as clean, and
  *      what is written to it unnoticed is in what they will copy.

@@ -93,25 +93,12 @@ static int relabel_slot(struct kvm_slots *self, struct kvm_slot *slot, struct pl
     return 0;
 }
 
-/* KVM has moved the slot, and its dirty bits with it where it logs in both places. */
-static void moved(struct kvm_slots *self, struct kvm_slot *slot, struct place from, struct place to)
-{
-    if (from.logs && !to.logs)
-        kvm_dirty_end(self->dirty, slot);
-    if (to.logs && !from.logs)
-        kvm_dirty_begin(self->dirty, slot, true);
-}
-
+/* KVM keeps the dirty bits of a slot that it moves. */
 static int move_slot(struct kvm_slots *self, struct kvm_slot *slot, struct place from, struct place to)
 {
-    int result = from.logs && !to.logs ? harvest(self, slot) : 0;
-    if (result)
-        return result;
-    if (!set_slot(self, slot, to, slot->size)) {
-        moved(self, slot, from, to);
+    if (!set_slot(self, slot, to, slot->size))
         return 0;
-    }
-    result = delete_slot(self, slot, from);
+    int result = delete_slot(self, slot, from);
     if (result)
         return result;
     result = create_slot(self, slot, to);

@@ -15,7 +15,7 @@ static int compare_hosts(const struct kvm_slot *a, const struct kvm_slot *b)
 RB_HEAD(twin_tree, kvm_slot);
 RB_GENERATE_INTERNAL(twin_tree, kvm_slot, by_host, compare_hosts, __attribute__((unused)) static)
 
-/* A doomed slot that can become `slot`, the one at the same address or just any. */
+/* A doomed slot that can become `slot`: the one at the same address, or just any that logs if `slot` will. */
 static struct kvm_slot *find_twin(struct twin_tree *doomed, const struct kvm_slot *slot, bool same_address)
 {
     struct kvm_slot wanted = *slot;
@@ -23,7 +23,8 @@ static struct kvm_slot *find_twin(struct twin_tree *doomed, const struct kvm_slo
     struct kvm_slot *twin = RB_NFIND(twin_tree, doomed, &wanted);
     if (!twin || twin->host != slot->host || twin->size != slot->size || twin->readonly != slot->readonly)
         return NULL;
-    return !same_address || twin->address == slot->new_address ? twin : NULL;
+    bool fits = same_address ? twin->address == slot->new_address : twin->logs == slot->new_logs;
+    return fits ? twin : NULL;
 }
 
 /* `twin` does not go but becomes the new `slot`. */

@@ -280,13 +280,16 @@ static bool leaves_hole(const struct kvm_slots *self, const struct kvm_step *ste
 }
 
 /*
- * Whether dirty bits need the vCPUs stopped when a slot goes from `old` to `new` (does it log?): for the last
- * bits of a slot that goes or moves; and between a slot's creation and its first clear, where KVM sets all
- * bits initially.
+ * Whether dirty bits need the vCPUs stopped for a step: for the last bits of a slot that goes or moves; and
+ * between a slot's creation and its first clear, where KVM sets all bits initially.
  */
-static bool loses_bits(const struct kvm_slots *self, bool old, bool new)
+static bool loses_bits(const struct kvm_slots *self, const struct kvm_step *step, bool back)
 {
-    return old || (new &&kvm_dirty_starts_dirty(self->dirty));
+    bool goes = step->kind != KVM_STEP_CREATE && step->slot->logs;
+    bool comes = step->kind != KVM_STEP_DELETE && step->slot->new_logs;
+    if (step->kind == KVM_STEP_RELABEL)
+        return false;
+    return (back ? comes : goes) || ((back ? goes : comes) && kvm_dirty_starts_dirty(self->dirty));
 }
 
 static void choose_stops(struct kvm_slots *self)
@@ -295,11 +298,8 @@ static void choose_stops(struct kvm_slots *self)
     for (size_t i = 0; i < self->step_count; i++) {
         const struct kvm_step *step = &self->steps[i];
         bool hole = leaves_hole(self, step);
-        bool old = step->kind != KVM_STEP_CREATE && step->slot->logs;
-        bool new = step->kind != KVM_STEP_DELETE && step->slot->new_logs;
-        bool stays = step->kind == KVM_STEP_RELABEL;
-        self->stop = self->stop || hole || (!stays && loses_bits(self, old, new));
-        self->stop_back = self->stop_back || hole || (!stays && loses_bits(self, new, old));
+        self->stop = self->stop || hole || loses_bits(self, step, false);
+        self->stop_back = self->stop_back || hole || loses_bits(self, step, true);
     }
 }
 

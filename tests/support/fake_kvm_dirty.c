@@ -32,11 +32,23 @@ static void set_all(struct fake_log *log, uint64_t pages)
         log->bits[page / 64] |= (uint64_t)1 << page % 64;
 }
 
+/* What a vCPU has not told of a slot, and nobody wants to know any more. */
+static void drop_pml(struct fake_kvm *kvm, uint32_t slot)
+{
+    unsigned kept = 0;
+    for (unsigned i = 0; i < kvm->pml_count; i++)
+        if (kvm->pml_entries[i].slot != slot)
+            kvm->pml_entries[kept++] = kvm->pml_entries[i];
+    kvm->pml_count = kept;
+}
+
 int fake_log_change(struct fake_kvm *kvm, uint32_t slot, bool logs, uint64_t pages)
 {
     struct fake_log *log = &kvm->logs[slot];
-    if (!logs)
+    if (!logs) {
         free_log(log);
+        drop_pml(kvm, slot);
+    }
     if (!logs || log->bits)
         return 0;
     int result = allocate_log(log, pages);
@@ -158,8 +170,10 @@ int fake_kvm_write(struct fake_kvm *kvm, uint64_t address)
     if (!log || (log->bits[page / 64] & bit))
         return 0;
     if (kvm->dirty_ring) {
-        if (ring_full(kvm))
+        if (ring_full(kvm)) {
+            flush_pml(kvm); /* the vCPU leaves the guest */
             return -EAGAIN;
+        }
         report(kvm, (uint32_t)slot, page);
     }
     log->bits[page / 64] |= bit;
