@@ -74,6 +74,20 @@ static void set_pending(struct kvm_slot *slot, bool pending)
     memset(slot->pending, pending ? 0xff : 0, words_of(slot) * sizeof(uint64_t));
 }
 
+/* What is pending of a slot that has just begun to log. */
+static void begin_pending(struct kvm_dirty *self, struct kvm_slot *slot, bool created)
+{
+    if (!slot->pending)
+        return;
+    set_pending(slot, kvm_dirty_starts_dirty(self));
+    if (!kvm_dirty_starts_dirty(self))
+        return;
+    if (created && !clear(self, slot, 0, pages_of(slot), slot->pending))
+        set_pending(slot, false);
+    else
+        kvm_dirty_mark_all(slot);
+}
+
 void kvm_dirty_begin(struct kvm_dirty *self, struct kvm_slot *slot, bool created)
 {
     LIST_INSERT_HEAD(&self->slots, slot, logging);
@@ -84,15 +98,7 @@ void kvm_dirty_begin(struct kvm_dirty *self, struct kvm_slot *slot, bool created
         kvm_dirty_rings_reap(&self->rings, self->config);
         self->rings.slots[slot->id] = slot;
     }
-    if (slot->pending)
-        set_pending(slot, false);
-    if (!kvm_dirty_starts_dirty(self))
-        return;
-    set_pending(slot, true);
-    if (created && !clear(self, slot, 0, pages_of(slot), slot->pending))
-        set_pending(slot, false);
-    else
-        kvm_dirty_mark_all(slot);
+    begin_pending(self, slot, created);
 }
 
 void kvm_dirty_end(struct kvm_dirty *self, struct kvm_slot *slot)
