@@ -69,34 +69,40 @@ static uint64_t get_bits(_Atomic uint64_t *word, uint64_t mask, enum drain_mode 
     return set;
 }
 
-/* Marks pages of guest addresses that do not lie at pages of the block, one by one. */
-static void mark_each(const struct flat_range *range, uint64_t offset, uint64_t first, uint64_t bits)
+static uint64_t block_offset(const struct flat_range *range)
+{
+    return range->region->block_offset + range->offset_in_region;
+}
+
+/* Marks what `range` shows of the guest's page `page`, which need not lie at a page of the block. */
+static void mark_page(const struct flat_range *range, uint64_t page)
 {
     struct span shown = {range->start, (__int128)flat_range_end(range)};
-    for (; bits; bits &= bits - 1) {
-        __int128 page = (__int128)(first + (uint64_t)__builtin_ctzll(bits)) * RAM_PAGE_SIZE;
-        struct span part = span_intersect(shown, (struct span){page, page + RAM_PAGE_SIZE});
-        dirty_mark(range->region->block, offset + (uint64_t)(part.start - shown.start),
+    __int128 start = (__int128)page * RAM_PAGE_SIZE;
+    struct span part = span_intersect(shown, (struct span){start, start + RAM_PAGE_SIZE});
+    if (!span_empty(part))
+        dirty_mark(range->region->block, block_offset(range) + (uint64_t)(part.start - shown.start),
                    (uint64_t)(part.end - part.start));
-    }
 }
 
 /* Marks the guest's pages from page `first` on, which is in `range`, whose bits are set. */
 static void mark(const struct flat_range *range, uint64_t first, uint64_t bits)
 {
-    struct ram_block *block = range->region->block;
-    uint64_t offset = range->region->block_offset + range->offset_in_region;
-    if ((range->start | offset) % RAM_PAGE_SIZE)
-        mark_each(range, offset, first, bits);
-    else
-        dirty_merge(block, offset / RAM_PAGE_SIZE + (first - range->start / RAM_PAGE_SIZE), DIRTY_WORD_PAGES,
-                    &bits);
+    uint64_t offset = block_offset(range);
+    if ((range->start | offset) % RAM_PAGE_SIZE == 0) {
+        uint64_t page = offset / RAM_PAGE_SIZE + (first - range->start / RAM_PAGE_SIZE);
+        dirty_merge(range->region->block, page, DIRTY_WORD_PAGES, &bits);
+        return;
+    }
+    for (; bits; bits &= bits - 1)
+        mark_page(range, first + (uint64_t)__builtin_ctzll(bits));
 }
 
-static void drain_range(struct shared_log *self, const struct flat_range *range, enum drain_mode mode)
+/* Drains pages `first` to `last`, all of which `range` shows as a whole. */
+static void drain_pages(struct shared_log *self, const struct flat_range *range, uint64_t first,
+                        uint64_t last, enum drain_mode mode)
 {
-    uint64_t last = (uint64_t)((flat_range_end(range) - 1) / RAM_PAGE_SIZE), next;
-    for (uint64_t page = range->start / RAM_PAGE_SIZE; page <= last; page = next) {
+    for (uint64_t page = first, next; page <= last; page = next) {
         next = align_down(page, DIRTY_WORD_PAGES) + DIRTY_WORD_PAGES;
         unsigned skipped = page % DIRTY_WORD_PAGES;
         uint64_t mask = UINT64_MAX << skipped;
@@ -108,13 +114,39 @@ static void drain_range(struct shared_log *self, const struct flat_range *range,
     }
 }
 
+/* Drains a page that several ranges may share. */
+static void drain_shared(struct shared_log *self, const struct flat_view *view, uint64_t page,
+                         enum drain_mode mode)
+{
+    uint64_t bit = (uint64_t)1 << page % DIRTY_WORD_PAGES;
+    if (!get_bits(&self->log.words[page / DIRTY_WORD_PAGES], bit, mode))
+        return;
+    const struct flat_range *range = flat_view_from(view, page * RAM_PAGE_SIZE);
+    for (; range && range->start / RAM_PAGE_SIZE <= page; range = flat_view_next(view, range))
+        if (flat_range_host(range, true))
+            mark_page(range, page);
+}
+
+static void drain_range(struct shared_log *self, const struct flat_view *view, const struct flat_range *range,
+                        enum drain_mode mode)
+{
+    memory_size end = flat_range_end(range);
+    uint64_t first = range->start / RAM_PAGE_SIZE, behind = (uint64_t)(end / RAM_PAGE_SIZE);
+    if (range->start % RAM_PAGE_SIZE)
+        drain_shared(self, view, first++, mode);
+    if (end % RAM_PAGE_SIZE)
+        drain_shared(self, view, behind, mode);
+    if (first < behind)
+        drain_pages(self, range, first, behind - 1, mode);
+}
+
 static void drain(struct shared_log *self, const struct flat_view *view, const struct memory_window *windows,
                   size_t count, enum drain_mode mode)
 {
     struct flat_cursor cursor = flat_cursor_begin(view, windows, count);
     for (const struct flat_range *range; flat_cursor_next_range(&cursor, &range);)
         if (flat_range_host(range, true))
-            drain_range(self, range, mode);
+            drain_range(self, view, range, mode);
 }
 
 static int sync_log(struct dirty_source *source, struct error *err)

@@ -130,6 +130,24 @@ Test(shared_log, pages_that_do_not_lie_at_pages)
     cr_assert_eq(taken(), 0);
 }
 
+Test(shared_log, pages_that_several_ranges_share)
+{
+    add(&f.root, 0x2000, alias(&f, "first", whole, 8 * PAGE, 0x400), 0);
+    add(&f.root, 0x2400, alias(&f, "second", whole, 16 * PAGE, 0x400), 0);
+    add(&f.root, 0x2800, alias(&f, "third", whole, 24 * PAGE, 2 * PAGE), 0);
+    add(&f.root, BASE + 0x800, mmio(&f, "hole", 0x100), 1);
+    track(DIRTY_FROM_NOW);
+    set(0x2000);
+    set(0x4000);
+    set(BASE);
+    cr_assert_eq(taken(), bit(0) | bit(8) | bit(16) | bit(24) | bit(25));
+    set(0x2000);
+    struct memory_region *more = mmio(&f, "more", 0x10);
+    add(&f.root, 0x2410, more, 1);
+    cr_assert_eq(taken(), bit(8) | bit(16) | bit(24), "through a change of a part of it");
+    cr_assert_eq(taken(), 0);
+}
+
 Test(shared_log, garbage_counts_for_nothing)
 {
     track(DIRTY_FROM_NOW);
