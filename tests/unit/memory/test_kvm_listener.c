@@ -266,6 +266,121 @@ Test(kvm_listener, colliding_ioeventfds_are_refused_and_exchanged)
     cr_assert_eq(kvm.ioeventfds[0].fd, 6);
 }
 
+/* KVM's ioeventfds by address and descriptor: "ADDRESS/LENGTH=DATA:FD", all but the address decimal. */
+static const char *ioeventfds(void)
+{
+    size_t length = 0;
+    f.text[0] = 0;
+    for (uint64_t place = 0; place < 0x4000 * 16; place++) {
+        for (size_t i = 0; i < kvm.ioeventfd_count; i++) {
+            const struct kvm_ioeventfd *found = &kvm.ioeventfds[i];
+            char match[32] = "";
+            if (found->addr != place / 16 || found->fd != (int)(place % 16))
+                continue;
+            if (found->flags & KVM_IOEVENTFD_FLAG_DATAMATCH)
+                snprintf(match, sizeof(match), "=%llu", found->datamatch);
+            length += (size_t)snprintf(f.text + length, TEXT_SIZE - length, "%s%llx/%u%s:%d",
+                                       length ? " " : "", found->addr, found->len, match, found->fd);
+        }
+    }
+    return f.text;
+}
+
+#define assert_ioeventfds(wanted) cr_assert_str_eq(ioeventfds(), wanted)
+
+static void follow_a_region(void)
+{
+    struct memory_region *region = mmio(&f, "x", 0x100), *over = mmio(&f, "over", 0x80);
+    struct memory_region *window = alias(&f, "window", region, 0x10, 0x20);
+    memory_region_add_ioeventfd(region, 0x10, 4, true, 7, 5, NULL);
+    memory_region_add_ioeventfd(region, 0x2e, 4, false, 0, 6, NULL);
+    memory_region_add_ioeventfd(region, 0x90, 0, false, 0, 7, NULL);
+    add(&f.root, 0x1000, region, 0);
+    assert_ioeventfds("1010/4=7:5 102e/4:6 1090/0:7");
+    cr_assert_eq(memory_region_set_address(region, 0x2000, NULL), 0);
+    assert_ioeventfds("2010/4=7:5 202e/4:6 2090/0:7");
+    add(&f.root, 0x3000, window, 0); /* shows half of the second one */
+    assert_ioeventfds("2010/4=7:5 202e/4:6 2090/0:7 3000/4=7:5");
+    cr_assert_eq(memory_region_set_size(region, 0x90, NULL), 0);
+    assert_ioeventfds("2010/4=7:5 202e/4:6 3000/4=7:5");
+    add(&f.root, 0x2000, over, 1);
+    assert_ioeventfds("3000/4=7:5");
+    cr_assert_eq(memory_region_set_address(over, 0x2012, NULL), 0);
+    assert_ioeventfds("3000/4=7:5");
+    cr_assert_eq(memory_region_set_address(over, 0x2030, NULL), 0);
+    assert_ioeventfds("2010/4=7:5 3000/4=7:5");
+    cr_assert_eq(memory_region_set_enabled(over, false, NULL), 0);
+    assert_ioeventfds("2010/4=7:5 202e/4:6 3000/4=7:5");
+    cr_assert_eq(memory_region_set_size(region, 0x100, NULL), 0);
+    cr_assert_eq(memory_region_set_alias_offset(window, 0x20, NULL), 0);
+    assert_ioeventfds("2010/4=7:5 202e/4:6 2090/0:7 300e/4:6");
+    cr_assert_eq(memory_region_remove_subregion(region, NULL), 0);
+    cr_assert_eq(memory_region_remove_subregion(window, NULL), 0);
+    assert_ioeventfds("");
+}
+
+Test(kvm_listener, ioeventfds_follow_their_region)
+{
+    follow_a_region();
+}
+
+Test(kvm_listener, ioeventfds_of_ports_follow_their_region)
+{
+    kvm_listener_destroy(listener);
+    attach(true);
+    follow_a_region();
+}
+
+/* What KVM would take for one may change places in one commit, between regions too. */
+static void exchange_places(void)
+{
+    struct memory_region *a = mmio(&f, "a", 0x100), *b = mmio(&f, "b", 0x100);
+    memory_region_add_ioeventfd(a, 0x10, 2, true, 1, 5, NULL);
+    memory_region_add_ioeventfd(a, 0x10, 2, true, 2, 6, NULL);
+    memory_region_add_ioeventfd(b, 0x10, 0, false, 0, 7, NULL);
+    add(&f.root, 0x1000, a, 0);
+    add(&f.root, 0x2000, b, 0);
+    assert_ioeventfds("1010/2=1:5 1010/2=2:6 2010/0:7");
+    memory_transaction_begin(f.memory);
+    cr_assert_eq(memory_region_set_address(a, 0x2000, NULL), 0);
+    cr_assert_eq(memory_region_set_address(b, 0x1000, NULL), 0);
+    cr_assert_eq(memory_transaction_commit(f.memory, NULL), 0);
+    assert_ioeventfds("1010/0:7 2010/2=1:5 2010/2=2:6");
+    memory_transaction_begin(f.memory);
+    cr_assert_eq(memory_region_remove_ioeventfd(b, 0x10, 0, false, 0, 7, NULL), 0);
+    cr_assert_eq(memory_region_add_ioeventfd(b, 0x10, 1, false, 0, 7, NULL), 0);
+    cr_assert_eq(memory_region_add_ioeventfd(b, 0x10, 2, true, 0, 8, NULL), 0);
+    cr_assert_eq(memory_transaction_commit(f.memory, NULL), 0);
+    assert_ioeventfds("1010/1:7 1010/2=0:8 2010/2=1:5 2010/2=2:6");
+    /* A third one over both, and each call failing once. */
+    note();
+    struct memory_region *over = mmio(&f, "over", 0x2000);
+    memory_region_add_ioeventfd(over, 0x10, 0, false, 0, 9, NULL);
+    memory_region_add_ioeventfd(over, 0x1010, 2, false, 0, 9, NULL);
+    kvm.fail_with = -EIO;
+    for (unsigned call = 1; call <= 6; call++) {
+        kvm.fail_at = kvm.calls + call;
+        cr_assert_eq(memory_region_add_subregion(&f.root, 0x1000, over, 1, &f.err), -EIO);
+        cr_assert_not_null(strstr(f.err.message, call <= 4 ? "remove" : "region over"));
+        cr_assert(fake_kvm_equal(&kvm, &before));
+    }
+    kvm.fail_at = 0;
+    add(&f.root, 0x1000, over, 1);
+    assert_ioeventfds("1010/0:9 2010/2:9");
+}
+
+Test(kvm_listener, ioeventfds_exchange_places)
+{
+    exchange_places();
+}
+
+Test(kvm_listener, ioeventfds_of_ports_exchange_places)
+{
+    kvm_listener_destroy(listener);
+    attach(true);
+    exchange_places();
+}
+
 Test(kvm_listener, ports)
 {
     kvm_listener_destroy(listener);
