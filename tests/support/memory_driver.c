@@ -52,6 +52,18 @@ int pick_node(struct driver *driver)
     return pick_index(driver, true);
 }
 
+int pick_suitable(struct driver *driver, bool (*suits)(const struct oracle_node *node))
+{
+    int first = pick_node(driver);
+    bool any = pick(driver, 8) == 7;
+    for (int i = 0; i < ORACLE_NODES && !any; i++) {
+        int index = (first + i) % ORACLE_NODES;
+        if (driver->now.nodes[index].alive && suits(&driver->now.nodes[index]))
+            return index;
+    }
+    return first;
+}
+
 int pick_dead(struct driver *driver)
 {
     return pick_index(driver, false);
@@ -202,12 +214,39 @@ void settle(struct driver *driver, int result)
     end_settling(driver);
 }
 
-void settle_anyhow(struct driver *driver)
+/* Adds what is to be heard of a commit after which the spaces show `new`, which they then do. */
+static void expect_commit(struct driver *driver, struct oracle_view new[SIDES])
 {
+    bool changed[SIDES];
     for (unsigned i = 0; i < SIDES; i++)
-        oracle_look(&driver->now, driver->sides[i].root, &driver->sides[i].shown);
-    driver->begun = driver->now;
+        changed[i] = !oracle_view_equal(&driver->sides[i].shown, &new[i]);
+    expect_all(driver, new, changed);
+    for (unsigned i = 0; i < SIDES; i++)
+        if (changed[i])
+            log_expect_commit(driver, i);
+    for (unsigned i = 0; i < SIDES; i++)
+        driver->sides[i].shown = new[i];
+}
+
+void settle_attempt(struct driver *driver, const struct oracle_tree *attempted)
+{
+    struct oracle_view tried[SIDES], new[SIDES];
+    bool went_well = log_heard(driver, COMMIT);
+    for (unsigned i = 0; i < SIDES; i++) {
+        oracle_look(attempted ? attempted : &driver->now, driver->sides[i].root, &tried[i]);
+        oracle_look(&driver->now, driver->sides[i].root, &new[i]);
+    }
+    expect_commit(driver, tried);
+    if (!went_well)
+        log_expect_failure(driver);
+    else
+        expect_commit(driver, new);
+    for (unsigned i = 0; i < SIDES; i++)
+        driver->sides[i].shown = new[i];
+    if (attempted)
+        log_check(driver);
     driver->log.count = driver->expected.count = 0;
+    driver->begun = driver->now;
     driver->refused = true;
     dirty_inexact(driver);
     end_settling(driver);

@@ -17,7 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MEMORY_DRIVER_STEP 10
+#define MEMORY_DRIVER_STEP 11
 
 enum memory_driver_flags {
     MEMORY_DRIVER_NARRATE = 1, /* say on standard error what is done */

@@ -122,17 +122,6 @@ static bool kvm_has_zone(const struct fake_kvm *kvm, const struct oracle_zone *w
     return false;
 }
 
-/* Whether it has not always been possible to tell all regions' listeners who logs them. */
-static bool log_differs(const struct driver *driver)
-{
-    for (int i = 0; i < ORACLE_NODES; i++) {
-        const struct oracle_node *node = &driver->begun.nodes[i];
-        if (node->alive && has_block(node->kind) && node->log != dirty_clients(driver))
-            return true;
-    }
-    return false;
-}
-
 static void check_slot(struct driver *driver, unsigned unit)
 {
     uint64_t address = unit_address(driver, unit);

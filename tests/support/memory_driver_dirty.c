@@ -27,6 +27,16 @@ unsigned dirty_clients(const struct driver *driver)
     return clients;
 }
 
+bool log_differs(const struct driver *driver)
+{
+    for (int i = 0; i < ORACLE_NODES; i++) {
+        const struct oracle_node *node = &driver->begun.nodes[i];
+        if (node->alive && has_block(node->kind) && node->log != dirty_clients(driver))
+            return true;
+    }
+    return false;
+}
+
 void dirty_block_comes(struct driver *driver)
 {
     for (unsigned i = 0; i < CLIENTS; i++) {
@@ -87,6 +97,7 @@ void op_dirty_start(struct driver *driver)
     if (!client)
         return;
     unsigned clients = dirty_clients(driver), bit = free_bit(driver);
+    bool differs = log_differs(driver);
     narrate(driver, "start client 0x%x, for which all is %s", bit, first ? "dirty" : "clean");
     if (!driver->depth)
         set_log(driver, clients | bit);
@@ -98,8 +109,9 @@ void op_dirty_start(struct driver *driver)
     if (result) {
         narrate(driver, "    fails: %s", driver->err.message);
         EXPECT(driver, has_failed(driver) && (result == -EREMOTEIO || result == -ENOMEM));
+        struct oracle_tree attempted = driver->now;
         set_log(driver, clients);
-        settle_anyhow(driver);
+        settle_attempt(driver, differs ? NULL : &attempted);
         return;
     }
     bool shown = first == DIRTY_EVERYTHING && block_shown(driver);
@@ -114,6 +126,7 @@ void op_dirty_start(struct driver *driver)
 static void observe_log(struct driver *driver, unsigned clients)
 {
     bool changed = false, kept = false;
+    struct oracle_tree attempted = driver->now;
     for (int i = 0; i < ORACLE_NODES; i++) {
         struct oracle_node *node = &driver->now.nodes[i];
         if (!node->alive || !has_block(node->kind) || node->log == clients)
@@ -123,9 +136,10 @@ static void observe_log(struct driver *driver, unsigned clients)
         changed |= log == clients;
         kept |= log == node->log;
         node->log = log;
+        attempted.nodes[i].log = clients;
     }
     EXPECT(driver, !changed || !kept);
-    settle_anyhow(driver);
+    settle_attempt(driver, &attempted);
 }
 
 static void stop_client(struct driver *driver, struct client *client)

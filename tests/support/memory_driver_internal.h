@@ -140,6 +140,9 @@ unsigned pick(struct driver *driver, unsigned limit);
 int pick_node(struct driver *driver);
 int pick_dead(struct driver *driver);
 
+/* Mostly one that suits, if there is one. */
+int pick_suitable(struct driver *driver, bool (*suits)(const struct oracle_node *node));
+
 /* Mostly few places, so that regions meet. */
 uint64_t pick_place(struct driver *driver);
 
@@ -213,11 +216,17 @@ void dirty_block_comes(struct driver *driver);
 
 bool has_block(enum memory_region_kind kind);
 
+/* Whether some region is logged for others than the clients, because their end could not be told. */
+bool log_differs(const struct driver *driver);
+
 /* A transaction has ended with `result`. */
 void settle(struct driver *driver, int result);
 
-/* What came of a change cannot be foretold: takes what the tree is now for granted. */
-void settle_anyhow(struct driver *driver);
+/*
+ * Something that was to make the tree `attempted` has failed in part: the listeners heard that it failed; or
+ * that it went well, and then of a change to the tree that is now. NULL: nobody can say what they heard.
+ */
+void settle_attempt(struct driver *driver, const struct oracle_tree *attempted);
 
 /* Whether something that was to fail has failed. */
 bool has_failed(const struct driver *driver);
@@ -240,6 +249,9 @@ void log_expect(struct driver *driver, const struct recorder *recorder, enum sta
  * call failed, but something between two of them, the calls that were heard tell where that was.
  */
 void log_expect_failure(struct driver *driver);
+
+/* Whether any recorder was called so. */
+bool log_heard(const struct driver *driver, enum stage stage);
 
 /* Compares the calls that came with those expected, and forgets both. */
 void log_check(struct driver *driver);

@@ -12,6 +12,11 @@ static bool traps(const struct oracle_node *node)
            node->kind == MEMORY_REGION_RESERVATION;
 }
 
+static bool has_ioeventfds(const struct oracle_node *node)
+{
+    return node->ioeventfd_count;
+}
+
 static bool before(const struct oracle_ioeventfd *a, const struct oracle_ioeventfd *b)
 {
     uint64_t left[] = {a->place, a->length, a->match, a->data, (uint64_t)a->fd};
@@ -52,7 +57,7 @@ static void narrate_ioeventfd(const struct driver *driver, const char *verb, int
 void op_add_ioeventfd(struct driver *driver)
 {
     static const unsigned lengths[] = {0, 1, 2, 4, 8};
-    int index = pick_node(driver);
+    int index = pick_suitable(driver, traps);
     struct oracle_ioeventfd new = {.place = pick(driver, 3) * driver->now.unit + pick(driver, 3),
                                    .length = lengths[pick(driver, 5)],
                                    .match = pick(driver, 2),
@@ -77,7 +82,7 @@ void op_add_ioeventfd(struct driver *driver)
 
 void op_remove_ioeventfd(struct driver *driver)
 {
-    int index = pick_node(driver);
+    int index = pick_suitable(driver, has_ioeventfds);
     unsigned at = pick(driver, ORACLE_IOEVENTFDS), wrong = pick(driver, 4);
     if (at >= driver->now.nodes[index].ioeventfd_count)
         return;
@@ -113,7 +118,7 @@ static void insert_zone(struct oracle_node *node, const struct oracle_zone *new)
 
 void op_coalesced(struct driver *driver)
 {
-    int index = pick_node(driver);
+    int index = pick_suitable(driver, traps);
     struct oracle_zone new = {.place = pick(driver, 3) * driver->now.unit, .size = 1 + pick(driver, 8)};
     bool clear = pick(driver, 4) == 0;
     struct oracle_node *node = &driver->now.nodes[index];

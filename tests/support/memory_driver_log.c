@@ -448,6 +448,14 @@ void log_expect_failure(struct driver *driver)
     }
 }
 
+bool log_heard(const struct driver *driver, enum stage stage)
+{
+    for (unsigned i = 0; i < driver->log.count; i++)
+        if (driver->log.entries[i].stage == stage)
+            return true;
+    return false;
+}
+
 void log_check(struct driver *driver)
 {
     EXPECT(driver, driver->log.count == driver->expected.count);

@@ -28,18 +28,21 @@ static const char *kind_name(enum memory_region_kind kind)
     return names[kind];
 }
 
+static bool is_loose(const struct oracle_node *node)
+{
+    return node->parent == ORACLE_NONE;
+}
+
+static bool is_alias(const struct oracle_node *node)
+{
+    return node->kind == MEMORY_REGION_ALIAS;
+}
+
 /* Mostly a node that can be put somewhere. */
 static int pick_loose(struct driver *driver)
 {
-    int node = pick_node(driver);
-    bool any = pick(driver, 8) == 7;
-    for (int i = 0; i < ORACLE_NODES && !any; i++) {
-        int other = (node + i) % ORACLE_NODES;
-        if (driver->now.nodes[other].alive && driver->now.nodes[other].parent == ORACLE_NONE &&
-            other >= SIDES)
-            return other;
-    }
-    return node;
+    int node = pick_suitable(driver, is_loose);
+    return node < SIDES ? pick_suitable(driver, is_loose) : node;
 }
 
 /* Mostly a container. */
@@ -207,7 +210,7 @@ void op_flag(struct driver *driver)
 /* Lets a new alias go on where another ends, so that what they show meets. */
 void op_continue(struct driver *driver)
 {
-    int index = pick_dead(driver), other = pick_node(driver);
+    int index = pick_dead(driver), other = pick_suitable(driver, is_alias);
     struct oracle_node node = driver->now.nodes[other];
     memory_size end = node.address + node.size, shown = node.alias_offset + node.size;
     if (index == ORACLE_NONE || node.kind != MEMORY_REGION_ALIAS || node.parent == ORACLE_NONE ||
@@ -296,7 +299,7 @@ void op_resize(struct driver *driver)
 
 void op_alias_offset(struct driver *driver)
 {
-    int index = pick_node(driver);
+    int index = pick_suitable(driver, is_alias);
     uint64_t place = pick_place(driver);
     struct oracle_node *node = &driver->now.nodes[index];
     int predicted = node->kind == MEMORY_REGION_ALIAS ? 0 : -EINVAL;
