@@ -43,3 +43,30 @@ int event_loop_run(struct event_loop *loop);
 
 /* Ends the current or the next event_loop_run(). Any thread; does not block. */
 void event_loop_quit(struct event_loop *loop);
+
+/*
+ * Runs `function` on the loop's thread, between callbacks, and waits until it has returned; in place if this
+ * is that thread, or if the loop does not run. Any thread that the loop's callbacks never wait for.
+ */
+void event_loop_call(struct event_loop *loop, void (*function)(void *opaque), void *opaque);
+
+/*
+ * A request that the kernel carries out while the loop goes on: a read, a write, an fsync. Embedded in its
+ * owner, who keeps it until `done` is called, once, on the loop's thread, with what the system call would
+ * have returned, or -errno.
+ */
+struct event_request {
+    void (*done)(struct event_request *request, int result);
+};
+
+struct io_uring_sqe;
+
+/*
+ * An entry of the ring for `request`, for io_uring_prep_*() and nothing else of liburing. It is submitted
+ * together with others before the loop waits again. On the loop's thread. Never NULL: where the ring is full
+ * it is submitted first.
+ */
+struct io_uring_sqe *event_loop_request(struct event_loop *loop, struct event_request *request);
+
+/* Tries to end a request early; `done` is called in every case, with -ECANCELED if that worked. */
+void event_loop_cancel(struct event_loop *loop, struct event_request *request);
