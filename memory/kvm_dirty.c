@@ -88,16 +88,26 @@ static void begin_pending(struct kvm_dirty *self, struct kvm_slot *slot, bool cr
         kvm_dirty_mark_all(slot);
 }
 
+void kvm_dirty_expect(struct kvm_dirty *self, struct kvm_slot *slot)
+{
+    if (self->config->dirty_mode != KVM_DIRTY_RING)
+        return;
+    /* What is left of the slot that had this number, or from when this one logged before, is not ours. */
+    kvm_dirty_rings_reap(&self->rings, self->config);
+    self->rings.slots[slot->id] = slot;
+}
+
+void kvm_dirty_unexpect(struct kvm_dirty *self, struct kvm_slot *slot)
+{
+    if (self->config->dirty_mode == KVM_DIRTY_RING)
+        self->rings.slots[slot->id] = NULL;
+}
+
 void kvm_dirty_begin(struct kvm_dirty *self, struct kvm_slot *slot, bool created)
 {
     LIST_INSERT_HEAD(&self->slots, slot, logging);
     self->count++;
     self->stale = true;
-    if (self->config->dirty_mode == KVM_DIRTY_RING) {
-        /* What is left of the slot that had this number, or from when this one logged before, is not ours. */
-        kvm_dirty_rings_reap(&self->rings, self->config);
-        self->rings.slots[slot->id] = slot;
-    }
     begin_pending(self, slot, created);
 }
 
@@ -106,8 +116,7 @@ void kvm_dirty_end(struct kvm_dirty *self, struct kvm_slot *slot)
     LIST_REMOVE(slot, logging);
     self->count--;
     self->stale = true;
-    if (self->config->dirty_mode == KVM_DIRTY_RING)
-        self->rings.slots[slot->id] = NULL;
+    kvm_dirty_unexpect(self, slot);
 }
 
 void kvm_dirty_mark_all(const struct kvm_slot *slot)

@@ -67,7 +67,14 @@ bool kvm_dirty_reserve(struct kvm_dirty *dirty, struct kvm_slot *slot, size_t id
 /* Frees that of a slot that does not log. */
 void kvm_dirty_release(struct kvm_slot *slot);
 
-/* KVM has begun to log `slot`, which it has just created, or which was there before. */
+/* KVM is about to log `slot`: vCPUs that run may put it into their rings as soon as it does. */
+void kvm_dirty_expect(struct kvm_dirty *dirty, struct kvm_slot *slot);
+
+/* It was not to be. */
+void kvm_dirty_unexpect(struct kvm_dirty *dirty, struct kvm_slot *slot);
+
+/* KVM has begun to log `slot`, which was expected, and which it has just created, or which was there before.
+ */
 void kvm_dirty_begin(struct kvm_dirty *dirty, struct kvm_slot *slot, bool created);
 
 /* Adds what KVM knows of `slot`, which is about to go, to the bitmaps. vCPUs are stopped. KVM's -errno. */

@@ -70,9 +70,20 @@ static int delete_slot(struct kvm_slots *self, struct kvm_slot *slot, struct pla
     return result;
 }
 
+/* A slot that may begin to log. */
+static int set_logging_slot(struct kvm_slots *self, struct kvm_slot *slot, struct place to)
+{
+    if (to.logs)
+        kvm_dirty_expect(self->dirty, slot);
+    int result = set_slot(self, slot, to, slot->size);
+    if (result && to.logs)
+        kvm_dirty_unexpect(self->dirty, slot);
+    return result;
+}
+
 static int create_slot(struct kvm_slots *self, struct kvm_slot *slot, struct place to)
 {
-    int result = set_slot(self, slot, to, slot->size);
+    int result = set_logging_slot(self, slot, to);
     if (!result && to.logs)
         kvm_dirty_begin(self->dirty, slot, true);
     return result;
@@ -80,7 +91,7 @@ static int create_slot(struct kvm_slots *self, struct kvm_slot *slot, struct pla
 
 static int relabel_slot(struct kvm_slots *self, struct kvm_slot *slot, struct place to)
 {
-    int result = set_slot(self, slot, to, slot->size);
+    int result = set_logging_slot(self, slot, to);
     if (result)
         return result;
     if (!to.logs) {

@@ -9,10 +9,15 @@
 
 #define PAGES_MAX ((((uint64_t)1 << 31) - 1))
 
-bool fake_call(struct fake_kvm *kvm)
+void fake_meanwhile(struct fake_kvm *kvm)
 {
     if (kvm->meanwhile && !kvm->stopped)
         kvm->meanwhile(kvm);
+}
+
+bool fake_call(struct fake_kvm *kvm)
+{
+    fake_meanwhile(kvm);
     return ++kvm->calls == kvm->fail_at;
 }
 
@@ -191,6 +196,7 @@ static int set_slot(void *opaque, const struct kvm_userspace_memory_region *regi
     *slot = *region;
     if (slot->memory_size)
         link_slot(kvm, region->slot);
+    fake_meanwhile(kvm);
     return 0;
 }
 

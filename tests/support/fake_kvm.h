@@ -36,7 +36,8 @@ struct fake_kvm {
     bool dirty_ring;                    /* KVM_CAP_DIRTY_LOG_RING */
     bool ring_with_bitmap;              /* and its extension */
     bool pml; /* with rings: what a vCPU dirties gets into its ring only when it leaves the guest */
-    /* Called before each call while vCPUs run, for what they do meanwhile. */
+    /* Called before each call, and after those that concern slots, while vCPUs run, for what they do
+     * meanwhile. */
     void (*meanwhile)(struct fake_kvm *kvm);
     void *opaque; /* for it */
 

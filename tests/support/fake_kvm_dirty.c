@@ -78,6 +78,7 @@ int fake_get_dirty_log(void *opaque, struct kvm_dirty_log *request)
     memcpy(request->dirty_bitmap, bits, size);
     if (!kvm->manual_protect)
         memset(bits, 0, size);
+    fake_meanwhile(kvm);
     return 0;
 }
 
@@ -110,6 +111,7 @@ int fake_clear_dirty_log(void *opaque, struct kvm_clear_dirty_log *request)
     const uint64_t *clear = request->dirty_bitmap;
     for (size_t i = 0; i < words_of(request->num_pages); i++)
         bits[i] &= ~clear[i];
+    fake_meanwhile(kvm);
     return 0;
 }
 
@@ -229,6 +231,7 @@ int fake_reset_dirty_rings(void *opaque)
         return fake_broken(kvm, EINVAL, "rings reset where there are none");
     for (unsigned i = 0; i < kvm->ring_count; i++)
         reset_ring(kvm, &kvm->rings[i]);
+    fake_meanwhile(kvm);
     return 0;
 }
 

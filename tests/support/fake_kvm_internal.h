@@ -17,6 +17,9 @@ struct fake_span {
     uint64_t start, size;
 };
 
+/* Lets vCPUs do what they do, if they run. */
+void fake_meanwhile(struct fake_kvm *kvm);
+
 /* Begins a call. Whether it is to fail, with kvm->fail_with. */
 bool fake_call(struct fake_kvm *kvm);
 
