@@ -30,6 +30,18 @@ struct event_source {
     struct event_source *next_changed;
 };
 
+/* A thread that waits for `over` to return true. On its stack. */
+struct waiter {
+    bool (*over)(void *opaque);
+    void *opaque;
+    bool done; /* guarded by the loop's lock */
+    struct waiter *next;
+};
+
+/*
+ * Whoever owns the loop may use the ring and calls back: the thread in event_loop_run(), or, while there is
+ * none, one at a time of those that would otherwise wait for it in vain.
+ */
 struct event_loop {
     struct io_uring ring;
     pthread_mutex_t lock;
@@ -37,7 +49,12 @@ struct event_loop {
     struct event_source *changes; /* sources whose `wanted` differs from what is armed; guarded by the lock */
     struct event_source *wake;    /* an eventfd that interrupts the wait */
     int wake_fd;
-    bool quit; /* guarded by the lock */
+    /* Guarded by the lock: */
+    bool quit;
+    bool owned;
+    pthread_t owner;
+    pthread_cond_t changed; /* a waiter is done, or the loop is not owned any more */
+    struct waiter *waiters; /* first come, first served; taken off by the owner alone */
 };
 
 static void wake_up(struct event_loop *loop)
@@ -68,6 +85,7 @@ int event_loop_create(struct event_loop **out, struct error *err)
             "cannot set up an io_uring (allowed by kernel.io_uring_disabled and the seccomp filter?)");
     }
     pthread_mutex_init(&loop->lock, NULL);
+    pthread_cond_init(&loop->changed, NULL);
     loop->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     result = loop->wake_fd < 0 ? -errno
                                : event_loop_add(loop, loop->wake_fd, POLLIN, drain_wake, loop, &loop->wake);
@@ -91,6 +109,7 @@ void event_loop_destroy(struct event_loop *loop)
     }
     if (loop->wake_fd >= 0)
         close(loop->wake_fd);
+    pthread_cond_destroy(&loop->changed);
     pthread_mutex_destroy(&loop->lock);
     free(loop);
 }
@@ -204,7 +223,8 @@ static bool apply_changes(struct event_loop *loop)
     return !quit;
 }
 
-static void complete(struct event_loop *loop, struct event_source *source, int result)
+/* Notes that the request for `source` has ended. Returns the events to call back for. */
+static unsigned complete(struct event_loop *loop, struct event_source *source, int result)
 {
     pthread_mutex_lock(&loop->lock);
     source->armed = 0;
@@ -218,26 +238,75 @@ static void complete(struct event_loop *loop, struct event_source *source, int r
         events = 0;
     note_change(loop, source);
     pthread_mutex_unlock(&loop->lock);
-    if (events)
-        source->callback(source->opaque, events);
+    return events;
+}
+
+/* With `silent`, sources are not called back: what they wait for goes on, and is found by the next run. */
+static void take_completions(struct event_loop *loop, bool silent)
+{
+    struct io_uring_cqe *completion;
+    while (io_uring_peek_cqe(&loop->ring, &completion) == 0) {
+        struct event_source *source = io_uring_cqe_get_data(completion);
+        int status = completion->res;
+        io_uring_cqe_seen(&loop->ring, completion);
+        unsigned events = source ? complete(loop, source, status) : 0;
+        if (events && !silent)
+            source->callback(source->opaque, events);
+    }
+}
+
+static void own(struct event_loop *loop)
+{
+    loop->owned = true;
+    loop->owner = pthread_self();
+}
+
+static void disown(struct event_loop *loop)
+{
+    pthread_mutex_lock(&loop->lock);
+    loop->owned = false;
+    pthread_cond_broadcast(&loop->changed);
+    pthread_mutex_unlock(&loop->lock);
+}
+
+/* Asks each waiter, and all of them again when one was done: what it ran may be what others wait for. New
+ * ones come in behind meanwhile. */
+static void ask_waiters(struct event_loop *loop)
+{
+    pthread_mutex_lock(&loop->lock);
+    struct waiter **link = &loop->waiters;
+    while (*link) {
+        struct waiter *waiter = *link;
+        pthread_mutex_unlock(&loop->lock);
+        bool over = waiter->over(waiter->opaque);
+        pthread_mutex_lock(&loop->lock);
+        if (over) {
+            *link = waiter->next;
+            waiter->done = true;
+            pthread_cond_broadcast(&loop->changed);
+        }
+        link = over ? &loop->waiters : &waiter->next;
+    }
+    pthread_mutex_unlock(&loop->lock);
 }
 
 int event_loop_run(struct event_loop *loop)
 {
-    while (apply_changes(loop)) {
-        int result = io_uring_submit_and_wait(&loop->ring, 1);
+    int result = 0;
+    pthread_mutex_lock(&loop->lock);
+    while (loop->owned)
+        pthread_cond_wait(&loop->changed, &loop->lock);
+    own(loop);
+    pthread_mutex_unlock(&loop->lock);
+    while (ask_waiters(loop), apply_changes(loop)) {
+        result = io_uring_submit_and_wait(&loop->ring, 1);
         if (result < 0 && result != -EINTR)
-            return result;
-        struct io_uring_cqe *completion;
-        while (io_uring_peek_cqe(&loop->ring, &completion) == 0) {
-            struct event_source *source = io_uring_cqe_get_data(completion);
-            int status = completion->res;
-            io_uring_cqe_seen(&loop->ring, completion);
-            if (source)
-                complete(loop, source, status);
-        }
+            break;
+        result = 0;
+        take_completions(loop, false);
     }
-    return 0;
+    disown(loop);
+    return result;
 }
 
 void event_loop_quit(struct event_loop *loop)
@@ -246,4 +315,60 @@ void event_loop_quit(struct event_loop *loop)
     loop->quit = true;
     pthread_mutex_unlock(&loop->lock);
     wake_up(loop);
+}
+
+/* Waits, with the lock held, until the loop's owner has ended the wait, which returns true, or there is none.
+ */
+static bool wait_for_owner(struct event_loop *loop, struct waiter *self)
+{
+    struct waiter **link = &loop->waiters;
+    while (*link)
+        link = &(*link)->next;
+    *link = self;
+    wake_up(loop);
+    while (loop->owned && !self->done)
+        pthread_cond_wait(&loop->changed, &loop->lock);
+    if (self->done)
+        return true;
+    for (link = &loop->waiters; *link != self; link = &(*link)->next)
+        ;
+    *link = self->next;
+    return false;
+}
+
+void event_loop_wait(struct event_loop *loop, bool (*over)(void *opaque), void *opaque)
+{
+    struct waiter self = {.over = over, .opaque = opaque};
+    pthread_mutex_lock(&loop->lock);
+    bool inside = loop->owned && pthread_equal(loop->owner, pthread_self());
+    if (!inside && wait_for_owner(loop, &self)) {
+        pthread_mutex_unlock(&loop->lock);
+        return;
+    }
+    if (!inside)
+        own(loop);
+    pthread_mutex_unlock(&loop->lock);
+    while (!over(opaque)) {
+        io_uring_submit_and_wait(&loop->ring, 1);
+        take_completions(loop, true);
+    }
+    if (!inside)
+        disown(loop);
+}
+
+struct call {
+    void (*function)(void *opaque);
+    void *opaque;
+};
+
+static bool carry_out(void *opaque)
+{
+    struct call *call = opaque;
+    call->function(call->opaque);
+    return true;
+}
+
+void event_loop_call(struct event_loop *loop, void (*function)(void *opaque), void *opaque)
+{
+    event_loop_wait(loop, carry_out, &(struct call){function, opaque});
 }

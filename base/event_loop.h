@@ -38,7 +38,8 @@ void event_loop_modify(struct event_loop *loop, struct event_source *source, uns
  * pending. */
 void event_loop_remove(struct event_loop *loop, struct event_source *source);
 
-/* Runs until event_loop_quit(). Returns 0, or -errno when the ring itself fails. Blocks. */
+/* Runs until event_loop_quit(). Returns 0, or -errno when the ring itself fails. Blocks. The loop runs on one
+ * thread at a time; which one may change. */
 int event_loop_run(struct event_loop *loop);
 
 /* Ends the current or the next event_loop_run(). Any thread; does not block. */
@@ -49,6 +50,13 @@ void event_loop_quit(struct event_loop *loop);
  * is that thread, or if the loop does not run. Any thread that the loop's callbacks never wait for.
  */
 void event_loop_call(struct event_loop *loop, void (*function)(void *opaque), void *opaque);
+
+/*
+ * As event_loop_call(), but `over` is called again after each batch of callbacks until it returns true: waits
+ * for what the loop's requests bring about. In place, requests are served meanwhile, and sources are not
+ * called: whoever has stopped the loop does not expect that any more.
+ */
+void event_loop_wait(struct event_loop *loop, bool (*over)(void *opaque), void *opaque);
 
 /*
  * A request that the kernel carries out while the loop goes on: a read, a write, an fsync. Embedded in its
