@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "base/log.h"
+#include "vmm/dirty_log.h"
 
 struct error;
 
@@ -41,6 +42,8 @@ struct config {
     bool test_device; /* the MMIO scratch device that godwit's own tests use */
     char *dump_dtb;   /* write the device tree here and end */
     bool mtree;       /* print the region tree and the flat views and end */
+    enum dirty_log_choice dirty_log;
+    bool trace_memory; /* report every call of the memory listeners */
     enum log_level log;
     bool help; /* --help was given: print run_usage() and end; the rest is not to be used */
 };

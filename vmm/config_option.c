@@ -184,6 +184,30 @@ static int set_serial(struct config *config, const struct config_option *option,
     return error_set(err, EINVAL, "'%.80s' is no serial port; write %s", text, option->argument);
 }
 
+static int set_dirty_log(struct config *config, const struct config_option *option, const char *text,
+                         const char *folder, struct error *err)
+{
+    if (dirty_log_parse(text, member(config, option)) < 0)
+        return error_set(err, EINVAL, "'%.80s' is no way to log dirty pages; write %s", text,
+                         option->argument);
+    return 0;
+}
+
+static int set_trace(struct config *config, const struct config_option *option, const char *text,
+                     const char *folder, struct error *err)
+{
+    static const char known[] = "memory";
+    for (const char *name = text, *end; name; name = *end ? end + 1 : NULL) {
+        end = strchrnul(name, ',');
+        size_t length = (size_t)(end - name);
+        if (length != strlen(known) || memcmp(name, known, length) != 0)
+            return error_set(err, EINVAL, "'%.*s' cannot be traced; write names separated by commas, of: %s",
+                             (int)smaller(length, 80), name, known);
+    }
+    config->trace_memory = true;
+    return 0;
+}
+
 static int set_log(struct config *config, const struct config_option *option, const char *text,
                    const char *folder, struct error *err)
 {
@@ -220,6 +244,12 @@ const struct config_option config_options[] = {
     {"dump-dtb", "FILE", NULL, "write the machine's device tree to a file and end", TEXT(set_path, dump_dtb)},
     {"mtree", NULL, NULL, "print the memory regions and the flat views and end", FLAG(mtree)},
     {"test-device", NULL, NULL, "add the scratch device that godwit's own tests use", FLAG(test_device)},
+    {"dirty-log", "auto|get|clear|ring", "auto",
+     "how KVM logs which pages the guest writes; 'godwit host' tells what this host has",
+     TEXT(set_dirty_log, dirty_log)},
+    {"trace", "NAMES", NULL,
+     "report what happens on standard error; NAMES, separated by commas: memory (the calls of memory listeners)",
+     TEXT(set_trace, trace_memory)},
     {"log", "error|warn|info|debug", "warn", "which messages to print on standard error", TEXT(set_log, log)},
     {"config", "FILE", NULL,
      "read options from a JSON file first; may be given several times, later files winning",

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "vmm/cli.h"
+#include "vmm/dirty_log.h"
 #include "vmm/exit_status.h"
 #include "vmm/kvm.h"
 #include "vmm/kvm_caps.h"
@@ -90,6 +91,21 @@ static void print_facts(const struct host *host, const struct fact *facts)
         print_row(fact->key, fact_value(host, fact), fact->mask != 0);
 }
 
+static bool has_mode(const struct host *host, enum kvm_dirty_mode mode)
+{
+    return host->kvm_fd >= 0 && dirty_log_has_mode(host->kvm_fd, mode);
+}
+
+static void print_modes(const struct host *host)
+{
+    printf("  %-22s", "modes");
+    for (enum kvm_dirty_mode mode = KVM_DIRTY_GET; mode <= KVM_DIRTY_RING; mode++) {
+        if (has_mode(host, mode))
+            printf(" %s", dirty_log_mode_name(mode));
+    }
+    printf("\n  %-22s %s\n", "default", dirty_log_mode_name(dirty_log_default(host->kvm_fd)));
+}
+
 static void print_capabilities(const struct host *host)
 {
     for (size_t i = 0; i < kvm_capability_count; i++) {
@@ -113,6 +129,7 @@ static void print_table(const struct host *host)
     printf("Capabilities that godwit uses:\n");
     print_capabilities(host);
     printf("\nDirty log:\n");
+    print_modes(host);
     print_facts(host, dirty_log_facts);
     printf("\nLimits:\n");
     print_facts(host, limit_facts);
@@ -126,6 +143,21 @@ static json_t *facts_json(const struct host *host, const struct fact *facts)
         int number = fact_value(host, fact);
         json_object_set_new(object, fact->key, fact->mask ? json_boolean(number) : json_integer(number));
     }
+    return object;
+}
+
+/* Without a KVM there are no modes and no default. */
+static json_t *dirty_log_json(const struct host *host)
+{
+    json_t *object = facts_json(host, dirty_log_facts), *modes = json_array();
+    for (enum kvm_dirty_mode mode = KVM_DIRTY_GET; mode <= KVM_DIRTY_RING; mode++) {
+        if (has_mode(host, mode))
+            json_array_append_new(modes, json_string(dirty_log_mode_name(mode)));
+    }
+    json_object_set_new(object, "modes", modes);
+    if (host->kvm_fd >= 0)
+        json_object_set_new(object, "default",
+                            json_string(dirty_log_mode_name(dirty_log_default(host->kvm_fd))));
     return object;
 }
 
@@ -146,10 +178,9 @@ static void print_json(const struct host *host)
 {
     json_t *limits = facts_json(host, limit_facts);
     json_object_set_new(limits, "address-bits", json_integer(host_cpu_address_bits()));
-    json_t *report =
-        json_pack("{s:b, s:s, s:o, s:o, s:o}", "usable", host->usable, "kind",
-                  host->hardware ? "hardware" : "software", "capabilities", capabilities_json(host),
-                  "dirty-log", facts_json(host, dirty_log_facts), "limits", limits);
+    json_t *report = json_pack("{s:b, s:s, s:o, s:o, s:o}", "usable", host->usable, "kind",
+                               host->hardware ? "hardware" : "software", "capabilities",
+                               capabilities_json(host), "dirty-log", dirty_log_json(host), "limits", limits);
     if (host->kvm_fd >= 0)
         json_object_set_new(report, "api-version", json_integer(ioctl(host->kvm_fd, KVM_GET_API_VERSION, 0)));
     if (!host->usable)

@@ -3,8 +3,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -52,7 +54,7 @@ int kvm_open(struct error *err)
                      version, KVM_API_VERSION);
 }
 
-static int create_vm(struct kvm_vm *vm, struct error *err)
+static int create_vm(struct kvm_vm *vm, enum dirty_log_choice dirty_log, struct error *err)
 {
     int result = kvm_check_required(vm->kvm_fd, err);
     if (result < 0)
@@ -69,27 +71,37 @@ static int create_vm(struct kvm_vm *vm, struct error *err)
     vm->slots_max = (unsigned)kvm_capability_value(vm->vm_fd, KVM_CAP_NR_MEMSLOTS);
     vm->coalesced_memory = kvm_capability_value(vm->vm_fd, KVM_CAP_COALESCED_MMIO) > 0;
     vm->coalesced_ports = vm->coalesced_memory && kvm_capability_value(vm->vm_fd, KVM_CAP_COALESCED_PIO) > 0;
-    return 0;
+    return dirty_log_enable(vm->vm_fd, dirty_log, &vm->dirty_log, err);
 }
 
-int kvm_vm_create(struct kvm_vm *vm, struct error *err)
+int kvm_vm_create(struct kvm_vm *vm, enum dirty_log_choice dirty_log, struct error *err)
 {
     *vm = (struct kvm_vm){.kvm_fd = -1, .vm_fd = -1};
     pthread_mutex_init(&vm->ring_lock, NULL);
+    vcpu_gate_init(&vm->gate);
     int result = vm->kvm_fd = kvm_open(err);
     if (result >= 0)
-        result = create_vm(vm, err);
+        result = create_vm(vm, dirty_log, err);
     if (result < 0)
         kvm_vm_destroy(vm);
     return result;
 }
 
+static size_t dirty_ring_size(const struct kvm_vm *vm)
+{
+    return vm->dirty_log.ring_entries * sizeof(struct kvm_dirty_gfn);
+}
+
 void kvm_vm_destroy(struct kvm_vm *vm)
 {
+    for (unsigned i = 0; i < vm->dirty_ring_count; i++)
+        munmap(vm->dirty_rings[i], dirty_ring_size(vm));
+    free(vm->dirty_rings);
     if (vm->vm_fd >= 0)
         close(vm->vm_fd);
     if (vm->kvm_fd >= 0)
         close(vm->kvm_fd);
+    vcpu_gate_destroy(&vm->gate);
     pthread_mutex_destroy(&vm->ring_lock);
 }
 
@@ -124,12 +136,74 @@ static int unregister_coalesced(void *opaque, const struct kvm_coalesced_mmio_zo
     return change_coalesced(opaque, KVM_UNREGISTER_COALESCED_MMIO, zone);
 }
 
-const struct kvm_listener_ops kvm_vm_listener_ops = {
+static int get_dirty_log(void *opaque, struct kvm_dirty_log *log)
+{
+    const struct kvm_vm *vm = opaque;
+    return ioctl(vm->vm_fd, KVM_GET_DIRTY_LOG, log) < 0 ? -errno : 0;
+}
+
+static int clear_dirty_log(void *opaque, struct kvm_clear_dirty_log *log)
+{
+    const struct kvm_vm *vm = opaque;
+    return ioctl(vm->vm_fd, KVM_CLEAR_DIRTY_LOG, log) < 0 ? -errno : 0;
+}
+
+static int reset_dirty_rings(void *opaque)
+{
+    const struct kvm_vm *vm = opaque;
+    return ioctl(vm->vm_fd, KVM_RESET_DIRTY_RINGS, 0) < 0 ? -errno : 0;
+}
+
+static void stop_vcpus(void *opaque)
+{
+    struct kvm_vm *vm = opaque;
+    vcpu_gate_stop(&vm->gate);
+}
+
+static void resume_vcpus(void *opaque)
+{
+    struct kvm_vm *vm = opaque;
+    vcpu_gate_resume(&vm->gate);
+}
+
+static const struct kvm_listener_ops listener_ops = {
     .set_user_memory_region = set_user_memory_region,
     .ioeventfd = set_ioeventfd,
     .register_coalesced = register_coalesced,
     .unregister_coalesced = unregister_coalesced,
+    .get_dirty_log = get_dirty_log,
+    .clear_dirty_log = clear_dirty_log,
+    .reset_dirty_rings = reset_dirty_rings,
+    .stop_vcpus = stop_vcpus,
+    .resume_vcpus = resume_vcpus,
 };
+
+struct kvm_listener_config kvm_vm_listener_config(struct kvm_vm *vm)
+{
+    return (struct kvm_listener_config){
+        .ops = &listener_ops,
+        .opaque = vm,
+        .slots_max = vm->slots_max,
+        .dirty_mode = vm->dirty_log.mode,
+        .initially_set = vm->dirty_log.initially_set,
+        .ring_with_bitmap = vm->dirty_log.ring_with_bitmap,
+    };
+}
+
+int kvm_vm_map_dirty_ring(struct kvm_vm *vm, int vcpu_fd, struct kvm_dirty_gfn **ring, struct error *err)
+{
+    size_t count = vm->dirty_ring_count + 1;
+    struct kvm_dirty_gfn **rings = reallocarray(vm->dirty_rings, count, sizeof(struct kvm_dirty_gfn *));
+    if (!rings)
+        return error_set(err, ENOMEM, "not enough memory for a dirty ring");
+    vm->dirty_rings = rings;
+    *ring = mmap(NULL, dirty_ring_size(vm), PROT_READ | PROT_WRITE, MAP_SHARED, vcpu_fd,
+                 KVM_DIRTY_LOG_PAGE_OFFSET * sysconf(_SC_PAGESIZE));
+    if (*ring == MAP_FAILED)
+        return error_set_errno(err, errno, "cannot map the dirty ring of a vCPU");
+    vm->dirty_rings[vm->dirty_ring_count++] = *ring;
+    return 0;
+}
 
 void kvm_vm_adopt_run_area(struct kvm_vm *vm, void *run_area)
 {

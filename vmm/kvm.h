@@ -2,7 +2,7 @@
  * The KVM handle of one machine: /dev/kvm, the VM made from it, and what every vCPU thread shares.
  *
  * The fields are set by kvm_vm_create() and constant from then on, so any thread may read them. The ring of
- * held-back writes has a lock of its own.
+ * held-back writes has a lock of its own, and so has the gate.
  */
 #pragma once
 
@@ -11,10 +11,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "vmm/dirty_log.h"
+#include "vmm/vcpu_gate.h"
+
 struct address_space;
 struct error;
 struct kvm_coalesced_mmio_ring;
-struct kvm_listener_ops;
+struct kvm_dirty_gfn;
 
 struct kvm_vm {
     int kvm_fd;
@@ -26,11 +29,11 @@ struct kvm_vm {
      */
     struct kvm_coalesced_mmio_ring *ring;
     pthread_mutex_t ring_lock;
+    struct dirty_log dirty_log;
+    struct kvm_dirty_gfn **dirty_rings; /* mappings, by vCPU in order of their creation */
+    unsigned dirty_ring_count;
+    struct vcpu_gate gate; /* every vCPU enters the guest through it */
 };
-
-/* The functions by which the memory core changes slots, ioeventfds and coalesced zones; their opaque is a
- * struct kvm_vm. */
-extern const struct kvm_listener_ops kvm_vm_listener_ops;
 
 /*
  * Opens /dev/kvm and checks that its API is the one that godwit speaks. Returns the descriptor, or -errno
@@ -40,11 +43,12 @@ int kvm_open(struct error *err);
 
 /*
  * Opens KVM, checks that it has every capability that godwit needs, and creates a VM without memory,
- * interrupt controllers or vCPUs. On failure nothing is left and `vm` need not be destroyed.
+ * interrupt controllers or vCPUs, whose dirty log is as chosen. On failure nothing is left and `vm` need not
+ * be destroyed.
  */
-int kvm_vm_create(struct kvm_vm *vm, struct error *err);
+int kvm_vm_create(struct kvm_vm *vm, enum dirty_log_choice dirty_log, struct error *err);
 
-/* Closes everything. The vCPUs must be gone. */
+/* Closes and unmaps everything. The vCPUs and the listeners must be gone. */
 void kvm_vm_destroy(struct kvm_vm *vm);
 
 /*
@@ -56,3 +60,9 @@ void kvm_vm_adopt_run_area(struct kvm_vm *vm, void *run_area);
 /* Hands the writes that KVM has held back to the address spaces, in order. Any vCPU thread, before it handles
  * an exit. */
 void kvm_vm_drain_coalesced(struct kvm_vm *vm, struct address_space *memory, struct address_space *io);
+
+/* What a listener of the memory space that keeps this VM in step needs (memory/kvm_listener.h). */
+struct kvm_listener_config kvm_vm_listener_config(struct kvm_vm *vm);
+
+/* Mode ring: maps a vCPU's ring, until the VM is destroyed. From the thread that creates the vCPUs. */
+int kvm_vm_map_dirty_ring(struct kvm_vm *vm, int vcpu_fd, struct kvm_dirty_gfn **ring, struct error *err);

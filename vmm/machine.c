@@ -54,6 +54,7 @@ static int create_vcpu(struct machine *machine, const struct kvm_cpuid2 *support
         .memory = board_memory(machine->board),
         .io = board_io(machine->board),
         .index = machine->vcpu_count,
+        .reaper = board_dirty_reaper(machine->board),
         .failed = vcpu_failed,
         .opaque = machine,
     };
@@ -89,7 +90,7 @@ static int create_vcpus(struct machine *machine, const struct boot_entry *entry,
 
 static int build(struct machine *machine, struct error *err)
 {
-    int result = kvm_vm_create(&machine->vm, err);
+    int result = kvm_vm_create(&machine->vm, machine->config.config->dirty_log, err);
     if (result < 0)
         return result;
     machine->has_vm = true;

@@ -12,7 +12,9 @@
 
 #include "base/error.h"
 #include "memory/address_space.h"
+#include "vmm/dirty_reaper.h"
 #include "vmm/kvm.h"
+#include "vmm/vcpu_gate.h"
 
 enum vcpu_wish {
     VCPU_RUN,
@@ -24,6 +26,7 @@ struct vcpu {
     struct vcpu_config config;
     int fd;
     struct kvm_run *run;
+    struct vcpu_pass pass;
     pthread_t thread;
     bool started;
     pthread_mutex_t lock;
@@ -37,6 +40,37 @@ static void ignore_kick(int signal)
 {
 }
 
+/*
+ * Ends this and the next KVM_RUN, if there is a thread. Only park() takes it back: a kick that comes when the
+ * vCPU is just outside of KVM_RUN makes it return once too often, and is never lost. With `lock` held.
+ */
+static void kick(struct vcpu *vcpu)
+{
+    __atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+    if (vcpu->in_thread && !pthread_equal(vcpu->thread, pthread_self()))
+        pthread_kill(vcpu->thread, VCPU_KICK_SIGNAL);
+}
+
+static void kick_out(void *opaque)
+{
+    struct vcpu *vcpu = opaque;
+    pthread_mutex_lock(&vcpu->lock);
+    kick(vcpu);
+    pthread_mutex_unlock(&vcpu->lock);
+}
+
+static int create_in_kvm(struct vcpu *vcpu, struct error *err)
+{
+    const struct vcpu_config *config = &vcpu->config;
+    vcpu->fd = ioctl(config->vm->vm_fd, KVM_CREATE_VCPU, (unsigned long)config->index);
+    if (vcpu->fd >= 0)
+        vcpu->run = mmap(NULL, config->vm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
+    if (vcpu->run == MAP_FAILED)
+        return error_set_errno(err, errno, "KVM cannot create vCPU %u", config->index);
+    kvm_vm_adopt_run_area(config->vm, vcpu->run);
+    return config->reaper ? dirty_reaper_add_vcpu(config->reaper, vcpu->fd, err) : 0;
+}
+
 int vcpu_create(const struct vcpu_config *config, struct vcpu **out, struct error *err)
 {
     struct vcpu *vcpu = calloc(1, sizeof(*vcpu));
@@ -47,20 +81,17 @@ int vcpu_create(const struct vcpu_config *config, struct vcpu **out, struct erro
     vcpu->paused = true;
     pthread_mutex_init(&vcpu->lock, NULL);
     pthread_cond_init(&vcpu->changed, NULL);
+    vcpu->pass = (struct vcpu_pass){.kick = kick_out, .opaque = vcpu};
+    vcpu_gate_add(&config->vm->gate, &vcpu->pass);
     /* Without SA_RESTART the signal interrupts KVM_RUN; without a handler it would end the process. */
     struct sigaction action = {.sa_handler = ignore_kick};
     sigaction(VCPU_KICK_SIGNAL, &action, NULL);
 
-    int result = 0;
-    vcpu->fd = ioctl(config->vm->vm_fd, KVM_CREATE_VCPU, (unsigned long)config->index);
-    if (vcpu->fd >= 0)
-        vcpu->run = mmap(NULL, config->vm->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
-    if (vcpu->run == MAP_FAILED) {
-        result = error_set_errno(err, errno, "KVM cannot create vCPU %u", config->index);
+    int result = create_in_kvm(vcpu, err);
+    if (result < 0) {
         vcpu_destroy(vcpu);
         return result;
     }
-    kvm_vm_adopt_run_area(config->vm, vcpu->run);
     *out = vcpu;
     return 0;
 }
@@ -71,9 +102,8 @@ static void set_wish(struct vcpu *vcpu, enum vcpu_wish wish)
     /* A stop is final. */
     if (vcpu->wish != VCPU_STOP)
         vcpu->wish = wish;
-    __atomic_store_n(&vcpu->run->immediate_exit, vcpu->wish != VCPU_RUN, __ATOMIC_SEQ_CST);
-    if (vcpu->wish != VCPU_RUN && vcpu->in_thread && !pthread_equal(vcpu->thread, pthread_self()))
-        pthread_kill(vcpu->thread, VCPU_KICK_SIGNAL);
+    if (vcpu->wish != VCPU_RUN)
+        kick(vcpu);
     pthread_cond_broadcast(&vcpu->changed);
     pthread_mutex_unlock(&vcpu->lock);
 }
@@ -86,6 +116,7 @@ void vcpu_destroy(struct vcpu *vcpu)
         set_wish(vcpu, VCPU_STOP);
         pthread_join(vcpu->thread, NULL);
     }
+    vcpu_gate_remove(&vcpu->config.vm->gate, &vcpu->pass);
     if (vcpu->run != MAP_FAILED)
         munmap(vcpu->run, vcpu->config.vm->run_size);
     if (vcpu->fd >= 0)
@@ -116,30 +147,47 @@ static void handle_mmio(struct vcpu *vcpu)
         address_space_read(vcpu->config.memory, run->mmio.phys_addr, run->mmio.data, run->mmio.len);
 }
 
+/* KVM_RUN: 0 or -errno. */
+static int enter_guest(struct vcpu *vcpu)
+{
+    struct vcpu_gate *gate = &vcpu->config.vm->gate;
+    vcpu_gate_enter(gate, &vcpu->pass);
+    int result = ioctl(vcpu->fd, KVM_RUN, 0) < 0 ? -errno : 0;
+    vcpu_gate_leave(gate, &vcpu->pass);
+    return result;
+}
+
+/* Does what the guest left for. Returns 0; 1 if KVM has given up; or -errno. */
+static int handle_exit(struct vcpu *vcpu)
+{
+    kvm_vm_drain_coalesced(vcpu->config.vm, vcpu->config.memory, vcpu->config.io);
+    switch (vcpu->run->exit_reason) {
+    case KVM_EXIT_IO:
+        handle_port(vcpu);
+        return 0;
+    case KVM_EXIT_MMIO:
+        handle_mmio(vcpu);
+        return 0;
+    case KVM_EXIT_DIRTY_RING_FULL:
+        return dirty_reaper_ring_full(vcpu->config.reaper);
+    default:
+        return 1;
+    }
+}
+
 /* Runs the guest until the vCPU is kicked. Returns false when KVM cannot go on. */
 static bool run_guest(struct vcpu *vcpu)
 {
     for (;;) {
-        if (ioctl(vcpu->fd, KVM_RUN, 0) < 0) {
-            if (errno == EINTR)
-                return true;
-            if (errno == EAGAIN)
-                continue;
-            vcpu->config.failed(vcpu->config.opaque, vcpu, errno);
-            return false;
-        }
-        kvm_vm_drain_coalesced(vcpu->config.vm, vcpu->config.memory, vcpu->config.io);
-        switch (vcpu->run->exit_reason) {
-        case KVM_EXIT_IO:
-            handle_port(vcpu);
-            break;
-        case KVM_EXIT_MMIO:
-            handle_mmio(vcpu);
-            break;
-        default:
-            vcpu->config.failed(vcpu->config.opaque, vcpu, 0);
-            return false;
-        }
+        int result = enter_guest(vcpu);
+        if (result == -EINTR)
+            return true;
+        if (result == 0)
+            result = handle_exit(vcpu);
+        if (result == 0 || result == -EAGAIN)
+            continue;
+        vcpu->config.failed(vcpu->config.opaque, vcpu, result < 0 ? -result : 0);
+        return false;
     }
 }
 
@@ -158,6 +206,8 @@ static bool park(struct vcpu *vcpu)
     }
     bool run = vcpu->wish == VCPU_RUN;
     vcpu->paused = !run;
+    if (run)
+        __atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
     pthread_mutex_unlock(&vcpu->lock);
     /* Tells a guest with kvmclock that it was not its watchdog's fault; fails, harmlessly, for one without.
      */

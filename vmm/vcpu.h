@@ -6,7 +6,8 @@
  * ask it to pause and wait until it has: it is then parked at an instruction boundary, with no half-done
  * access, and its KVM state may be read and written by whoever paused it, until it is resumed. KVM notices a
  * request by `immediate_exit`, and is taken out of the guest by a real-time signal that does nothing else;
- * all other signals are blocked in vCPU threads.
+ * all other signals are blocked in vCPU threads. A kick may come without a wish, from the gate
+ * (vmm/vcpu_gate.h), which keeps vCPUs out of the guest without pausing them.
  *
  * A lock in each vCPU guards what is wanted of it; everything else belongs to its thread, or to whoever has
  * paused it.
@@ -16,6 +17,7 @@
 #include <signal.h>
 
 struct address_space;
+struct dirty_reaper;
 struct error;
 struct kvm_run;
 struct kvm_vm;
@@ -27,8 +29,9 @@ struct vcpu;
 struct vcpu_config {
     struct kvm_vm *vm;
     struct address_space *memory;
-    struct address_space *io; /* ports */
-    unsigned index;           /* the vCPU's id, and its APIC id */
+    struct address_space *io;    /* ports */
+    unsigned index;              /* the vCPU's id, and its APIC id */
+    struct dirty_reaper *reaper; /* NULL unless the VM's dirty log is in rings */
     /*
      * KVM cannot go on with the guest: vcpu_run_area() says why, or `error` does where KVM_RUN itself failed
      * (errno; otherwise 0). Called once, on the vCPU's thread, which ends afterwards; the vCPU counts as

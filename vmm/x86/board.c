@@ -24,7 +24,9 @@
 #include "memory/mtree.h"
 #include "memory/ram_block.h"
 #include "memory/region.h"
+#include "memory/trace.h"
 #include "vmm/config.h"
+#include "vmm/dirty_reaper.h"
 #include "vmm/kvm.h"
 #include "vmm/x86/boot.h"
 #include "vmm/x86/firmware.h"
@@ -45,6 +47,9 @@ struct board {
     struct memory_region ram_low, ram_high, ioapic, lapic;
     struct address_space *memory_space, *io_space;
     struct kvm_listener *memory_listener, *io_listener;
+    struct dirty_reaper *reaper;
+    struct log trace_log;
+    struct memory_trace *memory_trace, *io_trace;
 
     struct serial *serial;
     struct rtc *rtc;
@@ -122,6 +127,19 @@ static int create_roots(struct board *board, struct error *err)
     if (result == 0)
         result = address_space_create(board->memory, "io", &board->io_root, &board->io_space, err);
     return result;
+}
+
+/* Before anything is shown, so that all of it is told. */
+static int create_traces(struct board *board, struct error *err)
+{
+    if (!board->config.config->trace_memory)
+        return 0;
+    board->trace_log = *board->config.log;
+    if (board->trace_log.level < LOG_INFO)
+        board->trace_log.level = LOG_INFO;
+    int result = memory_trace_create(board->memory_space, &board->trace_log, &board->memory_trace, err);
+    return result < 0 ? result
+                      : memory_trace_create(board->io_space, &board->trace_log, &board->io_trace, err);
 }
 
 static int add_ram(struct board *board, struct memory_region *region, const char *name, uint64_t base,
@@ -287,19 +305,21 @@ static int add_devices(struct board *board, struct error *err)
 
 static int create_listeners(struct board *board, struct error *err)
 {
-    struct kvm_listener_config config = {
-        .ops = &kvm_vm_listener_ops,
-        .opaque = board->vm,
-        .slots_max = board->vm->slots_max,
-    };
+    struct kvm_listener_config config = kvm_vm_listener_config(board->vm);
     int result = kvm_listener_create(board->memory_space, &config, &board->memory_listener, err);
     config.ports = true;
-    return result < 0 ? result : kvm_listener_create(board->io_space, &config, &board->io_listener, err);
+    if (result == 0)
+        result = kvm_listener_create(board->io_space, &config, &board->io_listener, err);
+    if (result == 0 && config.dirty_mode == KVM_DIRTY_RING)
+        result = dirty_reaper_create(board->vm, board->memory_listener, &board->reaper, err);
+    return result;
 }
 
 static int build(struct board *board, struct error *err)
 {
     int result = create_roots(board, err);
+    if (result == 0)
+        result = create_traces(board, err);
     if (result < 0)
         return result;
     memory_transaction_begin(board->memory);
@@ -340,8 +360,11 @@ void board_destroy(struct board *board)
 {
     if (!board)
         return;
+    dirty_reaper_destroy(board->reaper);
     kvm_listener_destroy(board->memory_listener);
     kvm_listener_destroy(board->io_listener);
+    memory_trace_destroy(board->memory_trace);
+    memory_trace_destroy(board->io_trace);
     address_space_destroy(board->memory_space);
     address_space_destroy(board->io_space);
     if (board->io_root.memory) { /* the last of the roots to be initialised */
@@ -393,6 +416,11 @@ const void *board_device_tree(const struct board *board, size_t *size)
 struct address_space *board_memory(struct board *board)
 {
     return board->memory_space;
+}
+
+struct dirty_reaper *board_dirty_reaper(struct board *board)
+{
+    return board->reaper;
 }
 
 struct address_space *board_io(struct board *board)

@@ -17,6 +17,7 @@
 struct address_space;
 struct board;
 struct boot_entry;
+struct dirty_reaper;
 struct kvm_vm;
 
 /* Builds the board on a VM without vCPUs. `machine` is told (machine_end()) what the guest asks for. -errno,
@@ -35,6 +36,9 @@ const void *board_device_tree(const struct board *board, size_t *size);
 
 struct address_space *board_memory(struct board *board);
 struct address_space *board_io(struct board *board); /* ports */
+
+/* What reaps the rings of vCPUs; NULL unless the dirty log is in rings. */
+struct dirty_reaper *board_dirty_reaper(struct board *board);
 
 /* Lets vCPUs that wait in a device for the host go on: a step of stopping them. Any thread. */
 void board_release_vcpus(struct board *board);

@@ -4,6 +4,7 @@
  */
 #include <criterion/criterion.h>
 #include <linux/kvm.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -18,6 +19,7 @@
 #include "vmm/vcpu.h"
 
 #define CODE     0x1000
+#define COUNTER  0x2000
 #define RAM_SIZE 0x10000
 #define PORT     0x80
 #define CYCLES   200
@@ -76,8 +78,7 @@ static void create_memory(struct rig *rig)
     MUST(memory_region_add_subregion(&rig->io, PORT, &rig->port, 0, &err));
     MUST(address_space_create(rig->memory, "memory", &rig->root, &rig->memory_space, &err));
     MUST(address_space_create(rig->memory, "io", &rig->io, &rig->io_space, &err));
-    struct kvm_listener_config config = {
-        .ops = &kvm_vm_listener_ops, .opaque = &rig->vm, .slots_max = rig->vm.slots_max};
+    struct kvm_listener_config config = kvm_vm_listener_config(&rig->vm);
     MUST(kvm_listener_create(rig->memory_space, &config, &rig->listener, &err));
 }
 
@@ -96,7 +97,7 @@ static void set_real_mode(struct rig *rig)
 static void create(struct rig *rig, const void *code, size_t size)
 {
     memset(rig, 0, sizeof(*rig));
-    MUST(kvm_vm_create(&rig->vm, &err));
+    MUST(kvm_vm_create(&rig->vm, DIRTY_LOG_AUTO, &err));
     create_memory(rig);
     cr_assert_eq(address_space_write(rig->memory_space, CODE, code, size), 0);
     struct vcpu_config config = {.vm = &rig->vm,
@@ -231,4 +232,68 @@ Test(vcpu, reports_once_that_kvm_gave_up)
     cr_assert_eq(atomic_load(&rig.writes), 1);
     destroy(&rig);
     cr_assert_eq(atomic_load(&rig.failures), 1);
+}
+
+/* inc word [COUNTER]; jmp to the start: never exits by itself. */
+static const uint8_t count_code[] = {0xff, 0x06, COUNTER & 0xff, COUNTER >> 8, 0xeb, 0xfa};
+
+static uint16_t counter(struct rig *rig)
+{
+    uint16_t value;
+    cr_assert_eq(address_space_read(rig->memory_space, COUNTER, &value, sizeof(value)), 0);
+    return value;
+}
+
+static void wait_for_count(struct rig *rig)
+{
+    uint16_t before = counter(rig);
+    while (counter(rig) == before) {
+    }
+}
+
+Test(vcpu, stays_out_of_the_guest_while_the_gate_is_closed)
+{
+    struct rig rig;
+    create(&rig, count_code, sizeof(count_code));
+    MUST(vcpu_start(rig.vcpu, &err));
+    for (int i = 0; i < CYCLES; i++) {
+        wait_for_count(&rig);
+        vcpu_gate_stop(&rig.vm.gate);
+        uint16_t stopped = counter(&rig);
+        for (int j = 0; j < 1000; j++)
+            cr_assert_eq(counter(&rig), stopped);
+        vcpu_gate_resume(&rig.vm.gate);
+    }
+    destroy(&rig);
+    cr_assert_eq(atomic_load(&rig.failures), 0);
+}
+
+static void *pause_again_and_again(void *opaque)
+{
+    struct rig *rig = opaque;
+    for (int i = 0; i < CYCLES; i++) {
+        struct kvm_regs regs = paused_regs(rig);
+        for (int j = 0; j < 100; j++)
+            cr_assert_eq(paused_regs(rig).rip, regs.rip);
+        vcpu_resume(rig->vcpu);
+    }
+    return NULL;
+}
+
+Test(vcpu, pauses_and_stops_do_not_take_each_others_kicks)
+{
+    struct rig rig;
+    pthread_t pauser;
+    create(&rig, count_code, sizeof(count_code));
+    MUST(vcpu_start(rig.vcpu, &err));
+    cr_assert_eq(pthread_create(&pauser, NULL, pause_again_and_again, &rig), 0);
+    for (int i = 0; i < CYCLES * 10; i++) {
+        vcpu_gate_stop(&rig.vm.gate);
+        uint16_t stopped = counter(&rig);
+        cr_assert_eq(counter(&rig), stopped);
+        vcpu_gate_resume(&rig.vm.gate);
+    }
+    pthread_join(pauser, NULL);
+    wait_for_count(&rig);
+    destroy(&rig);
 }

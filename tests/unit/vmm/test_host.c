@@ -56,6 +56,10 @@ Test(host, json_has_the_documented_keys)
     for (size_t i = 0; i < ARRAY_SIZE(log_flags); i++)
         cr_assert(json_is_boolean(json_object_get(dirty_log, log_flags[i])), "%s", log_flags[i]);
     cr_assert(json_is_integer(json_object_get(dirty_log, "ring-entries")));
+    json_t *modes = json_object_get(dirty_log, "modes"), *preset = json_object_get(dirty_log, "default");
+    bool has_kvm = json_is_true(json_object_get(dirty_log, "get"));
+    cr_assert_eq(json_array_size(modes) > 0, has_kvm);
+    cr_assert_eq(json_is_string(preset), has_kvm);
     cr_assert(json_is_boolean(json_object_get(limits, "ioeventfd-any-length")));
     cr_assert(json_is_boolean(json_object_get(limits, "tsc-control")));
     const char *kind = json_string_value(json_object_get(report, "kind"));
