@@ -12,17 +12,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "memory/extent_index.h"
 #include "memory/flat_view.h"
 #include "memory/listener.h"
 #include "memory/region.h"
 
 struct error;
-
-/* Part of an address space or region, [start, end). Signed, because the place of an alias target's first byte
- * can lie below zero. Empty where end <= start. */
-struct span {
-    __int128 start, end;
-};
 
 static inline bool span_empty(struct span span)
 {
@@ -160,14 +155,24 @@ void memory_undo_forget(struct memory *memory);
 /* Forgets a region that is going away. */
 void memory_undo_drop(struct memory_region *region);
 
-/* Puts `region` among the subregions of its state's container by its state's priority and order; and the
- * reverse. */
-void memory_region_link(struct memory_region *region);
-void memory_region_unlink(struct memory_region *region);
+/*
+ * Puts `region` where its state says: among the subregions of its container and, an alias, among what shows
+ * its target; and the reverse. In between its extent, priority and order may change.
+ */
+void memory_region_attach(struct memory_region *region);
+void memory_region_detach(struct memory_region *region);
+
+/* Whether the search for what an address means ends here. */
+bool memory_region_terminates(const struct memory_region *region);
 
 /*
  * Notes that what `region` shows within `span` (offsets in the region) may change, in every address space
  * that it can be seen in. It does not matter whether the region itself is enabled.
+ *
+ * What siblings that terminate hide of it, now, is left out. That is enough if each change touches its region
+ * before and after it, or once where it does not change what hides the region: if an address shows another
+ * thing at the end of a transaction than at its beginning, then some single change made a difference there,
+ * and before or after that change its region was to be seen at that address.
  */
 void memory_region_touch(struct memory_region *region, struct span span);
 

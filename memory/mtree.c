@@ -53,19 +53,22 @@ static void add_target(struct targets *targets, struct memory_region *region)
         targets->regions[targets->count++] = region;
 }
 
-/* The sibling after `last` (NULL: the first) by address, the topmost first among those at one address. */
+/* Whether `a` comes before its sibling `b`: by address, the topmost first among those at one address. */
+static bool comes_before(const struct memory_region *a, const struct memory_region *b)
+{
+    if (a->state.address != b->state.address)
+        return a->state.address < b->state.address;
+    return a->extent.rank > b->extent.rank;
+}
+
+/* The sibling that comes after `last` (NULL: the first). */
 static const struct memory_region *next_by_address(const struct memory_region *container,
                                                    const struct memory_region *last)
 {
     const struct memory_region *next = NULL;
-    bool passed = !last; /* whether siblings from here on lie below `last` */
-    for (const struct memory_region *child = container->subregions; child; child = child->next) {
-        uint64_t address = child->state.address;
-        bool after = !last || address > last->state.address || (address == last->state.address && passed);
-        if (after && (!next || address < next->state.address))
+    for (const struct memory_region *child = container->subregions; child; child = child->next)
+        if ((!last || comes_before(last, child)) && (!next || comes_before(child, next)))
             next = child;
-        passed = passed || child == last;
-    }
     return next;
 }
 

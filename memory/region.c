@@ -132,6 +132,7 @@ int memory_region_init_alias(struct memory_region *region, struct memory *memory
     if (region->next_alias)
         region->next_alias->alias_link = &region->next_alias;
     target->aliases = region;
+    memory_region_attach(region);
     pthread_mutex_unlock(&memory->lock);
     return 0;
 }
@@ -150,6 +151,7 @@ void memory_region_destroy(struct memory_region *region)
     pthread_mutex_lock(&memory->lock);
     assert(!region->state.container && !region->subregions && !region->aliases && !region->spaces);
     memory_undo_drop(region);
+    memory_region_detach(region);
     if (region->alias_target) {
         *region->alias_link = region->next_alias;
         if (region->next_alias)
@@ -230,11 +232,12 @@ int memory_region_add_subregion(struct memory_region *container, uint64_t offset
     result = check_add(container, offset, child, err);
     if (result)
         return cancel_change(child, result);
+    memory_region_detach(child);
     child->state.container = container;
     child->state.address = offset;
     child->state.priority = priority;
     child->state.order = ++container->memory->order;
-    memory_region_link(child);
+    memory_region_attach(child);
     touch_enabled(child);
     return end_change(child, err);
 }
@@ -252,8 +255,9 @@ int memory_region_remove_subregion(struct memory_region *child, struct error *er
     if (!child->state.container)
         return cancel_change(child, no_container(child, err));
     touch_enabled(child);
-    memory_region_unlink(child);
+    memory_region_detach(child);
     child->state.container = NULL;
+    memory_region_attach(child);
     return end_change(child, err);
 }
 
@@ -287,6 +291,7 @@ int memory_region_set_enabled(struct memory_region *region, bool enabled, struct
     if (region->state.enabled != enabled)
         touch_all(region);
     region->state.enabled = enabled;
+    extent_set_active(&region->extent, enabled);
     return end_change(region, err);
 }
 
@@ -302,10 +307,10 @@ int memory_region_set_address(struct memory_region *region, uint64_t address, st
                                                "region %s would pass the end of the address space in %s",
                                                region->name, region->state.container->name));
     touch_enabled(region);
-    memory_region_unlink(region);
+    memory_region_detach(region);
     region->state.address = address;
     region->state.order = ++region->memory->order;
-    memory_region_link(region);
+    memory_region_attach(region);
     touch_enabled(region);
     return end_change(region, err);
 }
@@ -334,7 +339,9 @@ int memory_region_set_size(struct memory_region *region, memory_size size, struc
         return cancel_change(region, result);
     if (region->state.size != size) {
         touch_enabled(region);
+        memory_region_detach(region);
         region->state.size = size;
+        memory_region_attach(region);
         touch_enabled(region);
     }
     return end_change(region, err);
@@ -349,7 +356,9 @@ int memory_region_set_alias_offset(struct memory_region *alias, uint64_t offset,
         return cancel_change(alias, error_set(err, EINVAL, "region %s is no alias", alias->name));
     if (alias->state.alias_offset != offset)
         touch_enabled(alias);
+    memory_region_detach(alias);
     alias->state.alias_offset = offset;
+    memory_region_attach(alias);
     return end_change(alias, err);
 }
 

@@ -21,6 +21,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "memory/extent_index.h"
+
 struct error;
 struct memory;
 struct ram_block;
@@ -100,11 +102,15 @@ struct memory_region {
     const char *name;
     enum memory_region_kind kind;
     struct memory_region_state state;
-    struct memory_region *subregions;   /* topmost first */
-    struct memory_region *next, **link; /* sibling below */
+    struct memory_region *subregions;   /* in no order */
+    struct memory_region *next, **link; /* siblings */
+    struct extent_index children;       /* the subregions' extents */
+    struct extent extent;               /* in the container */
     struct memory_region *alias_target;
     struct memory_region *aliases; /* that show this region */
     struct memory_region *next_alias, **alias_link;
+    struct extent_index windows;  /* what the aliases show of it */
+    struct extent window;         /* what an alias shows of its target */
     struct address_space *spaces; /* of which it is the root */
     struct ram_block *block;
     uint64_t block_offset;

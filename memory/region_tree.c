@@ -7,42 +7,83 @@
 #include <stdlib.h>
 
 #include "base/error.h"
+#include "base/macros.h"
 #include "memory/internal.h"
 #include "memory/memory.h"
 
-/* Whether `a` lies over its sibling `b`. */
-static bool lies_over(const struct memory_region *a, const struct memory_region *b)
+static extent_rank rank_of(const struct memory_region *region)
 {
-    if (a->state.priority != b->state.priority)
-        return a->state.priority > b->state.priority;
-    return a->state.order > b->state.order;
+    return region->state.priority * ((extent_rank)1 << 64) + region->state.order;
 }
 
-void memory_region_link(struct memory_region *region)
+/* What an alias shows of its target. */
+static struct span window_of(const struct memory_region *alias)
 {
-    struct memory_region **link = &region->state.container->subregions;
-    while (*link && lies_over(*link, region))
-        link = &(*link)->next;
-    region->next = *link;
-    region->link = link;
+    struct span all = {0, (__int128)MEMORY_SIZE_MAX};
+    return span_intersect(all, span_shift(memory_region_span(alias), alias->state.alias_offset));
+}
+
+bool memory_region_terminates(const struct memory_region *region)
+{
+    return region->kind != MEMORY_REGION_CONTAINER && region->kind != MEMORY_REGION_ALIAS;
+}
+
+static void link_to_container(struct memory_region *region)
+{
+    struct memory_region *container = region->state.container;
+    region->next = container->subregions;
+    region->link = &container->subregions;
     if (region->next)
         region->next->link = &region->next;
-    *link = region;
+    container->subregions = region;
+    extent_index_insert(&container->children, &region->extent,
+                        span_shift(memory_region_span(region), region->state.address), rank_of(region),
+                        memory_region_terminates(region), region->state.enabled);
 }
 
-void memory_region_unlink(struct memory_region *region)
+static void unlink_from_container(struct memory_region *region)
 {
     *region->link = region->next;
     if (region->next)
         region->next->link = region->link;
-    region->next = NULL;
-    region->link = NULL;
+    extent_index_remove(&region->state.container->children, &region->extent);
+}
+
+void memory_region_attach(struct memory_region *region)
+{
+    if (region->state.container)
+        link_to_container(region);
+    /* Any rank will do: aliases do not hide each other in what they show. */
+    if (region->alias_target)
+        extent_index_insert(&region->alias_target->windows, &region->window, window_of(region),
+                            (uintptr_t)region, false, true);
+}
+
+void memory_region_detach(struct memory_region *region)
+{
+    if (region->state.container)
+        unlink_from_container(region);
+    if (region->alias_target)
+        extent_index_remove(&region->alias_target->windows, &region->window);
 }
 
 static void touch_shown(struct memory_region *region, struct span span)
 {
     if (region->state.enabled)
         memory_region_touch(region, span);
+}
+
+static void touch_container(void *opaque, struct span part)
+{
+    struct memory_region *region = opaque;
+    touch_shown(region->state.container, part);
+}
+
+static bool touch_alias(void *opaque, struct extent *window)
+{
+    struct memory_region *alias = container_of(window, struct memory_region, window);
+    touch_shown(alias, span_shift(*(const struct span *)opaque, -(__int128)alias->state.alias_offset));
+    return true;
 }
 
 void memory_region_touch(struct memory_region *region, struct span span)
@@ -54,9 +95,10 @@ void memory_region_touch(struct memory_region *region, struct span span)
     for (struct address_space *space = region->spaces; space; space = space->next_of_root)
         memory_windows_add(space, span);
     if (state->container)
-        touch_shown(state->container, span_shift(span, state->address));
-    for (struct memory_region *alias = region->aliases; alias; alias = alias->next_alias)
-        touch_shown(alias, span_shift(span, -(__int128)alias->state.alias_offset));
+        extent_index_open(&state->container->children, rank_of(region), span_shift(span, state->address),
+                          touch_container, region);
+    if (region->aliases)
+        extent_index_visible(&region->windows, span, touch_alias, &span);
 }
 
 /* One region's state before the transaction. Only the first change of a region adds one. */
@@ -107,16 +149,14 @@ static void forget(struct memory_undo *undo)
 void memory_undo_restore(struct memory *memory)
 {
     for (struct memory_undo *undo = memory->undo; undo; undo = undo->next)
-        if (undo->region->state.container)
-            memory_region_unlink(undo->region);
+        memory_region_detach(undo->region);
     for (struct memory_undo *undo = memory->undo, *next; undo; undo = next) {
         struct memory_region *region = undo->region;
         next = undo->next;
         memory_offloads_put(region->state.offloads);
         region->state = undo->state;
         memory_offloads_get(region->state.offloads);
-        if (region->state.container)
-            memory_region_link(region);
+        memory_region_attach(region);
         forget(undo);
     }
 }

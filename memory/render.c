@@ -1,6 +1,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "base/macros.h"
 #include "memory/flat_tree.h"
 #include "memory/internal.h"
 
@@ -10,8 +11,9 @@
 /*
  * Rendering has two steps. The walk goes through the tree as it would be painted from the top: whatever it
  * comes to first hides what comes later, so it only notes for each terminating region where it lies and its
- * rank. The sweep then goes over these segments by rising address, with those that cover the current address
- * in a heap by rank, and appends the topmost to what is shown. That is O(n log n) in the number of segments.
+ * rank. Of a region's subregions it goes through those that their index cannot say to be hidden. The sweep
+ * then goes over these segments by rising address, with those that cover the current address in a heap by
+ * rank, and appends the topmost to what is shown. That is O(n log n) in the number of segments.
  */
 struct segment {
     struct span span; /* addresses */
@@ -27,6 +29,8 @@ struct render {
     size_t *heap; /* indices of segments, the lowest rank first */
     size_t heap_count, heap_capacity;
     size_t last; /* the segment that the last range came from; SIZE_MAX: the window has none yet */
+    struct memory_region **found; /* a stack of subregions that are still to be walked through */
+    size_t found_count, found_capacity;
     struct flat_range *ranges; /* what the windows show */
     size_t range_count, range_capacity;
     struct flat_builder builder;
@@ -35,11 +39,6 @@ struct render {
 struct inherited {
     bool readonly, unmergeable;
 };
-
-static bool terminates(const struct memory_region *region)
-{
-    return region->kind != MEMORY_REGION_CONTAINER && region->kind != MEMORY_REGION_ALIAS;
-}
 
 static bool add_segment(struct render *render, struct memory_region *region, __int128 base, struct span span,
                         struct inherited inherited)
@@ -58,6 +57,44 @@ static bool add_segment(struct render *render, struct memory_region *region, __i
     return true;
 }
 
+static bool find(void *opaque, struct extent *extent)
+{
+    struct render *render = opaque;
+    if (!memory_reserve(&render->found, &render->found_capacity, render->found_count + 1,
+                        sizeof(struct memory_region *)))
+        return false;
+    render->found[render->found_count++] = container_of(extent, struct memory_region, extent);
+    return true;
+}
+
+/* The topmost is last, which is the top of the stack. */
+static int compare_found(const void *left, const void *right)
+{
+    const struct memory_region *const *a = left, *const *b = right;
+    return (*a)->extent.rank < (*b)->extent.rank ? -1 : (*a)->extent.rank > (*b)->extent.rank;
+}
+
+static bool walk(struct render *render, struct memory_region *region, __int128 base, struct span clip,
+                 struct inherited inherited);
+
+/* Walks through the subregions of `region` that can be seen within `clip`, the topmost first. */
+static bool walk_subregions(struct render *render, struct memory_region *region, __int128 base,
+                            struct span clip, struct inherited inherited)
+{
+    size_t first = render->found_count;
+    if (!extent_index_visible(&region->children, span_shift(clip, -base), find, render))
+        return false;
+    if (render->found_count - first > 1)
+        qsort(render->found + first, render->found_count - first, sizeof(struct memory_region *),
+              compare_found);
+    while (render->found_count > first) {
+        struct memory_region *child = render->found[--render->found_count];
+        if (!walk(render, child, base + child->state.address, clip, inherited))
+            return false;
+    }
+    return true;
+}
+
 /* Notes what `region`, with its offset 0 at `base`, shows within `clip`. False where memory is short. */
 static bool walk(struct render *render, struct memory_region *region, __int128 base, struct span clip,
                  struct inherited inherited)
@@ -70,10 +107,9 @@ static bool walk(struct render *render, struct memory_region *region, __int128 b
     inherited.unmergeable |= state->unmergeable;
     if (region->alias_target)
         return walk(render, region->alias_target, base - state->alias_offset, clip, inherited);
-    for (struct memory_region *child = region->subregions; child; child = child->next)
-        if (!walk(render, child, base + child->state.address, clip, inherited))
-            return false;
-    return !terminates(region) || add_segment(render, region, base, clip, inherited);
+    if (region->subregions && !walk_subregions(render, region, base, clip, inherited))
+        return false;
+    return !memory_region_terminates(region) || add_segment(render, region, base, clip, inherited);
 }
 
 static int compare_start(const void *left, const void *right)
@@ -184,7 +220,7 @@ static bool render_window(struct render *render, struct memory_region *root,
                           const struct memory_window *window)
 {
     struct span span = {window->start, (__int128)window->end};
-    render->count = render->heap_count = 0;
+    render->count = render->heap_count = render->found_count = 0;
     render->last = SIZE_MAX;
     return walk(render, root, 0, span, (struct inherited){0}) &&
            memory_reserve(&render->heap, &render->heap_capacity, render->count, sizeof(size_t)) &&
@@ -270,6 +306,7 @@ int memory_render(struct address_space *space, struct flat_view **view)
         done = *view;
     }
     trim(&render->segments, &render->capacity);
+    trim(&render->found, &render->found_capacity);
     trim(&render->heap, &render->heap_capacity);
     trim(&render->ranges, &render->range_capacity);
     return done ? 0 : -ENOMEM;
@@ -281,6 +318,7 @@ void memory_render_free(struct memory *memory)
         return;
     free(memory->render->segments);
     free(memory->render->heap);
+    free(memory->render->found);
     free(memory->render->ranges);
     free(memory->render);
 }

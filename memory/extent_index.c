@@ -1,0 +1,439 @@
+#include "memory/extent_index.h"
+
+#include <assert.h>
+#include <bsd/sys/tree.h>
+#include <stdlib.h>
+
+#include "memory/internal.h"
+
+/* So many extents are loose at first: fewer are not worth an index. */
+#define FEW  2
+
+#define BITS 64
+
+/* A block that is a whole part of an extent. */
+struct extent_cover {
+    RB_ENTRY(extent_cover) entry; /* among the covers of its block, while it is linked */
+    struct extent *extent;
+    struct extent_block *block;
+    bool linked; /* each active cover is; an inactive one can be while it is not on top */
+};
+
+RB_HEAD(cover_tree, extent_cover);
+
+struct extent_block {
+    uint64_t start;
+    unsigned level; /* 2^level bytes */
+    unsigned users; /* covers, linked or not */
+    struct extent_block *parent, *half[2];
+    struct cover_tree covers[2];     /* [1]: of opaque extents; rising rank */
+    struct extent_cover *topmost[2]; /* of each; active */
+    extent_rank high;                /* the topmost in the block */
+    extent_rank low;                 /* each byte of the block is hidden from what lies below this */
+};
+
+static int compare_covers(const struct extent_cover *a, const struct extent_cover *b)
+{
+    return a->extent->rank < b->extent->rank ? -1 : a->extent->rank > b->extent->rank;
+}
+
+RB_GENERATE_INTERNAL(cover_tree, extent_cover, entry, compare_covers, __attribute__((unused)) static)
+
+static extent_rank higher(extent_rank a, extent_rank b)
+{
+    return a > b ? a : b;
+}
+
+static extent_rank lower(extent_rank a, extent_rank b)
+{
+    return a < b ? a : b;
+}
+
+static struct span block_span(const struct extent_block *block)
+{
+    return (struct span){block->start, block->start + ((__int128)1 << block->level)};
+}
+
+/* Half number `which` of a block that is larger than a byte. */
+static struct span half_span(const struct extent_block *block, unsigned which)
+{
+    __int128 size = (__int128)1 << (block->level - 1), start = block->start + which * size;
+    return (struct span){start, start + size};
+}
+
+static bool block_holds(const struct extent_block *block, uint64_t address)
+{
+    return block->level == BITS || (address ^ block->start) >> block->level == 0;
+}
+
+static struct extent_block **half_of(struct extent_block *block, uint64_t address)
+{
+    return &block->half[address >> (block->level - 1) & 1];
+}
+
+static extent_rank rank_of(const struct extent_cover *cover)
+{
+    return cover ? cover->extent->rank : EXTENT_RANK_NONE;
+}
+
+/* The lowest rank that half `which` shows all over. */
+static extent_rank half_low(const struct extent_block *block, unsigned which)
+{
+    const struct extent_block *half = block->half[which];
+    return half && half->level + 1 == block->level ? half->low : EXTENT_RANK_NONE;
+}
+
+/* Computes what a block knows of what is in it. Returns whether that is news. */
+static bool refresh(struct extent_block *block)
+{
+    extent_rank high = higher(rank_of(block->topmost[0]), rank_of(block->topmost[1]));
+    for (unsigned i = 0; i < 2; i++)
+        high = higher(high, block->half[i] ? block->half[i]->high : EXTENT_RANK_NONE);
+    extent_rank low = higher(rank_of(block->topmost[1]), lower(half_low(block, 0), half_low(block, 1)));
+    bool changed = high != block->high || low != block->low;
+    block->high = high;
+    block->low = low;
+    return changed;
+}
+
+static void refresh_up(struct extent_block *block)
+{
+    while (block && refresh(block))
+        block = block->parent;
+}
+
+/* The block of 2^level bytes around `start`, with nothing in it. NULL where memory is short. */
+static struct extent_block *create_block(uint64_t start, unsigned level)
+{
+    struct extent_block *block = calloc(1, sizeof(*block));
+    if (!block)
+        return NULL;
+    block->start = level < BITS ? start >> level << level : 0;
+    block->level = level;
+    block->high = block->low = EXTENT_RANK_NONE;
+    return block;
+}
+
+/* Puts `block` below `parent` where `*link` is now, which becomes a half of it (NULL: there is nothing). */
+static void put_block(struct extent_block **link, struct extent_block *parent, struct extent_block *block)
+{
+    struct extent_block *below = *link;
+    if (below) {
+        *half_of(block, below->start) = below;
+        below->parent = block;
+    }
+    block->parent = parent;
+    *link = block;
+    refresh(block);
+}
+
+/* The block of 2^level bytes at `start`, made if need be. NULL where memory is short. */
+static struct extent_block *find_block(struct extent_index *index, uint64_t start, unsigned level)
+{
+    struct extent_block **link = &index->root, *parent = NULL, *found;
+    while ((found = *link) && found->level > level && block_holds(found, start)) {
+        parent = found;
+        link = half_of(parent, start);
+    }
+    if (found && found->level == level && found->start == start)
+        return found;
+    struct extent_block *block = create_block(start, level);
+    if (!block || !found || block_holds(block, found->start)) {
+        if (block)
+            put_block(link, parent, block);
+        return block;
+    }
+    /* They lie beside each other: the smallest block with both forks. */
+    struct extent_block *fork = create_block(start, BITS - (unsigned)__builtin_clzll(start ^ found->start));
+    if (!fork) {
+        free(block);
+        return NULL;
+    }
+    put_block(link, parent, fork);
+    put_block(half_of(fork, start), fork, block);
+    return block;
+}
+
+/* Removes `block` if nothing needs it, and those above that need not be any more. */
+static void prune(struct extent_index *index, struct extent_block *block)
+{
+    while (block && !block->users && !(block->half[0] && block->half[1])) {
+        struct extent_block *parent = block->parent;
+        struct extent_block *child = block->half[0] ? block->half[0] : block->half[1];
+        *(parent ? half_of(parent, block->start) : &index->root) = child;
+        if (child)
+            child->parent = parent;
+        free(block);
+        block = parent;
+    }
+    refresh_up(block);
+}
+
+static void link_cover(struct extent_cover *cover)
+{
+    struct extent_block *block = cover->block;
+    bool opaque = cover->extent->opaque;
+    if (!cover->linked)
+        RB_INSERT(cover_tree, &block->covers[opaque], cover);
+    cover->linked = true;
+    if (cover->extent->rank <= rank_of(block->topmost[opaque]))
+        return;
+    block->topmost[opaque] = cover;
+    refresh_up(block);
+}
+
+static void unlink_cover(struct extent_cover *cover)
+{
+    if (cover->linked)
+        RB_REMOVE(cover_tree, &cover->block->covers[cover->extent->opaque], cover);
+    cover->linked = false;
+}
+
+/* Lets go of a cover that is not active any more, and of those that come to the top by that. */
+static void drop_cover(struct extent_cover *cover)
+{
+    struct extent_block *block = cover->block;
+    bool opaque = cover->extent->opaque;
+    if (block->topmost[opaque] != cover)
+        return;
+    struct extent_cover *top = cover;
+    while (top && !top->extent->active) {
+        struct extent_cover *next = RB_PREV(cover_tree, &block->covers[opaque], top);
+        unlink_cover(top);
+        top = next;
+    }
+    block->topmost[opaque] = top;
+    refresh_up(block);
+}
+
+/* The level of the largest block that begins at `start` and ends at `end` or before. */
+static unsigned first_level(__int128 start, __int128 end)
+{
+    unsigned level = start ? (unsigned)__builtin_ctzll((uint64_t)start) : BITS;
+    while (start + ((__int128)1 << level) > end)
+        level--;
+    return level;
+}
+
+static unsigned count_blocks(struct span span)
+{
+    unsigned count = 0;
+    for (; span.start < span.end; span.start += (__int128)1 << first_level(span.start, span.end))
+        count++;
+    return count;
+}
+
+static void remove_covers(struct extent_index *index, struct extent *extent)
+{
+    for (unsigned i = 0; i < extent->cover_count; i++) {
+        struct extent_cover *cover = &extent->covers[i];
+        drop_cover(cover);
+        unlink_cover(cover);
+        cover->block->users--;
+        prune(index, cover->block);
+    }
+    free(extent->covers);
+    extent->covers = NULL;
+    extent->cover_count = 0;
+}
+
+/* Gives a loose extent its covers. False where memory is short. */
+static bool place(struct extent_index *index, struct extent *extent)
+{
+    extent->covers = calloc(count_blocks(extent->span), sizeof(*extent->covers));
+    if (!extent->covers)
+        return false;
+    unsigned level;
+    for (__int128 at = extent->span.start; at < extent->span.end; at += (__int128)1 << level) {
+        level = first_level(at, extent->span.end);
+        struct extent_block *block = find_block(index, (uint64_t)at, level);
+        if (!block) {
+            remove_covers(index, extent);
+            return false;
+        }
+        block->users++;
+        extent->covers[extent->cover_count++] = (struct extent_cover){.extent = extent, .block = block};
+    }
+    for (unsigned i = 0; extent->active && i < extent->cover_count; i++)
+        link_cover(&extent->covers[i]);
+    return true;
+}
+
+static void link_loose(struct extent_index *index, struct extent *extent)
+{
+    extent->next = index->loose;
+    extent->link = &index->loose;
+    if (extent->next)
+        extent->next->link = &extent->next;
+    index->loose = extent;
+}
+
+static void unlink_loose(struct extent *extent)
+{
+    *extent->link = extent->next;
+    if (extent->next)
+        extent->next->link = extent->link;
+}
+
+void extent_index_insert(struct extent_index *index, struct extent *extent, struct span span,
+                         extent_rank rank, bool opaque, bool active)
+{
+    assert(span.start >= 0 && span.start < span.end && span.end <= (__int128)MEMORY_SIZE_MAX);
+    *extent = (struct extent){.span = span, .rank = rank, .opaque = opaque, .active = active};
+    link_loose(index, extent);
+    if (++index->count <= FEW)
+        return;
+    while (index->loose) {
+        struct extent *next = index->loose;
+        if (!place(index, next))
+            return;
+        unlink_loose(next);
+    }
+}
+
+void extent_index_remove(struct extent_index *index, struct extent *extent)
+{
+    extent->active = false;
+    if (extent->covers)
+        remove_covers(index, extent);
+    else
+        unlink_loose(extent);
+    index->count--;
+}
+
+void extent_set_active(struct extent *extent, bool active)
+{
+    if (extent->active == active)
+        return;
+    extent->active = active;
+    for (unsigned i = 0; i < extent->cover_count; i++)
+        if (active)
+            link_cover(&extent->covers[i]);
+        else
+            drop_cover(&extent->covers[i]);
+}
+
+struct look {
+    struct span window;
+    uint64_t search;
+    bool (*visit)(void *opaque, struct extent *extent);
+    void *opaque;
+    bool stopped;
+};
+
+static void visit(struct look *look, struct extent *extent)
+{
+    if (look->stopped || extent->visited == look->search)
+        return;
+    extent->visited = look->search;
+    look->stopped = !look->visit(look->opaque, extent);
+}
+
+/* Visits the extents that are not opaque and lie over `limit`, and lets go of inactive ones on the way. */
+static void visit_open(struct look *look, struct extent_block *block, extent_rank limit)
+{
+    struct extent_cover *cover = block->topmost[0];
+    while (cover && cover->extent->rank > limit) {
+        struct extent_cover *next = RB_PREV(cover_tree, &block->covers[0], cover);
+        if (cover->extent->active)
+            visit(look, cover->extent);
+        else
+            unlink_cover(cover);
+        cover = next;
+    }
+}
+
+static extent_rank look_into(struct look *look, struct extent_block *block, extent_rank floor);
+
+/* As look_into() for half `which` of `block`. */
+static extent_rank look_into_half(struct look *look, const struct extent_block *block, unsigned which,
+                                  extent_rank floor)
+{
+    struct extent_block *half = block->half[which];
+    if (!half)
+        return EXTENT_RANK_NONE;
+    extent_rank low = look_into(look, half, floor);
+    struct span seen = span_intersect(half_span(block, which), look->window), inner = block_span(half);
+    return inner.start <= seen.start && seen.end <= inner.end ? low : EXTENT_RANK_NONE;
+}
+
+/*
+ * Visits what can be seen in the block, where all that is not over `floor` is hidden. Returns a rank below
+ * which everything is hidden by the block, as far as it lies in the window: NONE if what is in it matters no
+ * more.
+ */
+static extent_rank look_into(struct look *look, struct extent_block *block, extent_rank floor)
+{
+    if (block->high <= floor || span_empty(span_intersect(block_span(block), look->window)))
+        return EXTENT_RANK_NONE;
+    struct extent_cover *topmost = block->topmost[1];
+    extent_rank top = rank_of(topmost), low = block->level ? ~EXTENT_RANK_NONE : EXTENT_RANK_NONE;
+    for (unsigned i = 0; block->level && i < 2; i++)
+        if (!span_empty(span_intersect(half_span(block, i), look->window)))
+            low = lower(low, look_into_half(look, block, i, higher(floor, top)));
+    if (top > higher(floor, low))
+        visit(look, topmost->extent);
+    low = higher(low, top);
+    visit_open(look, block, higher(floor, low));
+    return low;
+}
+
+bool extent_index_visible(struct extent_index *index, struct span window,
+                          bool (*visit_extent)(void *opaque, struct extent *extent), void *opaque)
+{
+    struct look look = {window, ++index->search, visit_extent, opaque, false};
+    for (struct extent *extent = index->loose; extent; extent = extent->next)
+        if (extent->active && !span_empty(span_intersect(extent->span, window)))
+            visit(&look, extent);
+    if (index->root)
+        look_into(&look, index->root, EXTENT_RANK_NONE);
+    return !look.stopped;
+}
+
+struct opening {
+    extent_rank rank;
+    struct span part; /* found open, but not visited: it may go on */
+    void (*visit)(void *opaque, struct span part);
+    void *opaque;
+};
+
+static void add_part(struct opening *opening, struct span part)
+{
+    if (span_empty(part))
+        return;
+    if (opening->part.end == part.start) {
+        opening->part.end = part.end;
+        return;
+    }
+    if (!span_empty(opening->part))
+        opening->visit(opening->opaque, opening->part);
+    opening->part = part;
+}
+
+/* Adds the open parts of `span`, in which nothing lies but what is in `block` (NULL: nothing). */
+static void open_block(struct opening *opening, const struct extent_block *block, struct span span)
+{
+    struct span inner = block ? span_intersect(block_span(block), span) : (struct span){0};
+    if (span_empty(inner)) {
+        add_part(opening, span);
+        return;
+    }
+    add_part(opening, (struct span){span.start, inner.start});
+    if (block->high <= opening->rank || (block->low <= opening->rank && !block->level)) {
+        add_part(opening, inner);
+    } else if (block->low <= opening->rank) {
+        for (unsigned i = 0; i < 2; i++)
+            if (!span_empty(span_intersect(half_span(block, i), inner)))
+                open_block(opening, block->half[i], span_intersect(half_span(block, i), inner));
+    }
+    add_part(opening, (struct span){inner.end, span.end});
+}
+
+void extent_index_open(const struct extent_index *index, extent_rank rank, struct span span,
+                       void (*visit_part)(void *opaque, struct span part), void *opaque)
+{
+    struct opening opening = {.rank = rank, .part = {-1, -1}, .visit = visit_part, .opaque = opaque};
+    open_block(&opening, index->root, span);
+    if (!span_empty(opening.part))
+        visit_part(opaque, opening.part);
+}
