@@ -169,14 +169,14 @@ static void prune(struct extent_index *index, struct extent_block *block)
     refresh_up(block);
 }
 
-static void link_cover(struct extent_cover *cover)
+static void link_cover(const struct extent *extent, struct extent_cover *cover)
 {
     struct extent_block *block = cover->block;
-    bool opaque = cover->extent->opaque;
+    bool opaque = extent->opaque;
     if (!cover->linked)
         RB_INSERT(cover_tree, &block->covers[opaque], cover);
     cover->linked = true;
-    if (cover->extent->rank <= rank_of(block->topmost[opaque]))
+    if (extent->rank <= rank_of(block->topmost[opaque]))
         return;
     block->topmost[opaque] = cover;
     refresh_up(block);
@@ -240,7 +240,9 @@ static void remove_covers(struct extent_index *index, struct extent *extent)
 /* Gives a loose extent its covers. False where memory is short. */
 static bool place(struct extent_index *index, struct extent *extent)
 {
-    extent->covers = calloc(count_blocks(extent->span), sizeof(*extent->covers));
+    unsigned count = count_blocks(extent->span);
+    assert(count > 0);
+    extent->covers = calloc(count, sizeof(*extent->covers));
     if (!extent->covers)
         return false;
     unsigned level;
@@ -255,7 +257,7 @@ static bool place(struct extent_index *index, struct extent *extent)
         extent->covers[extent->cover_count++] = (struct extent_cover){.extent = extent, .block = block};
     }
     for (unsigned i = 0; extent->active && i < extent->cover_count; i++)
-        link_cover(&extent->covers[i]);
+        link_cover(extent, &extent->covers[i]);
     return true;
 }
 
@@ -308,7 +310,7 @@ void extent_set_active(struct extent *extent, bool active)
     extent->active = active;
     for (unsigned i = 0; i < extent->cover_count; i++)
         if (active)
-            link_cover(&extent->covers[i]);
+            link_cover(extent, &extent->covers[i]);
         else
             drop_cover(&extent->covers[i]);
 }

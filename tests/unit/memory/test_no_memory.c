@@ -66,14 +66,17 @@ Test(no_memory, for_a_commit)
     for (unsigned at = 1;; at++) {
         failing_malloc_arm(at);
         int result = change();
+        bool failed = failing_malloc_failed();
         failing_malloc_arm(0);
-        if (result == 0) {
-            cr_assert_gt(at, 10, "what fails only once has had its turn");
+        if (result == 0)
             assert_shows(&f, "0+1000 ram@0, 1000+1000 hole@0, 2000+6000 ram@2000, 20000+100 device@0, "
                              "30000+80 device@0");
+        if (!failed) {
+            cr_assert_gt(at, 10, "what fails only once has had its turn");
             break;
         }
-        cr_assert_eq(result, -ENOMEM, "allocation %u", at);
+        /* An index of subregions can do without memory. */
+        cr_assert(result == -ENOMEM || result == 0, "allocation %u", at);
         unchange();
         assert_shows(&f, "0+8000 ram@0, 20000+100 device@0");
         cr_assert_eq(kvm.broken, 0, "%s", kvm.rule);
