@@ -173,6 +173,7 @@ static void link_cover(const struct extent *extent, struct extent_cover *cover)
 {
     struct extent_block *block = cover->block;
     bool opaque = extent->opaque;
+    assert(block);
     if (!cover->linked)
         RB_INSERT(cover_tree, &block->covers[opaque], cover);
     cover->linked = true;
