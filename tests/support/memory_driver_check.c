@@ -154,14 +154,67 @@ static bool slot_right(const struct driver *driver, const struct kvm_userspace_m
     return true;
 }
 
+typedef const struct kvm_userspace_memory_region slot_type;
+
+/* Whether both map the same memory in the same way, wherever they do. */
+static bool same_memory(slot_type *a, slot_type *b)
+{
+    return a->memory_size == b->memory_size && a->userspace_addr == b->userspace_addr &&
+           !((a->flags ^ b->flags) & KVM_MEM_READONLY);
+}
+
+static bool same_slot(slot_type *a, slot_type *b)
+{
+    return same_memory(a, b) && a->guest_phys_addr == b->guest_phys_addr;
+}
+
+/* How many slots of `kvm` map the memory of `slot`; `*last` is one of them. */
+static unsigned count_same(const struct fake_kvm *kvm, slot_type *slot, slot_type **last)
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < kvm->slot_numbers; i++) {
+        if (!kvm->slots[i].memory_size || !same_memory(&kvm->slots[i], slot))
+            continue;
+        *last = &kvm->slots[i];
+        count++;
+    }
+    return count;
+}
+
+/* Whether a slot of `before` that is still there, here or elsewhere, lay where `slot` is. */
+static bool was_in_the_way(const struct driver *driver, const struct fake_kvm *before, slot_type *slot)
+{
+    for (unsigned i = 0; i < before->slot_numbers; i++) {
+        slot_type *old = &before->slots[i], *new;
+        if (old->memory_size && !same_memory(old, slot) &&
+            old->guest_phys_addr < slot->guest_phys_addr + slot->memory_size &&
+            slot->guest_phys_addr < old->guest_phys_addr + old->memory_size &&
+            count_same(&driver->kvm, old, &new))
+            return true;
+    }
+    return false;
+}
+
+/* A slot that has gone from where it was: if it is the only one that can have become another, it has moved.
+ */
+static void check_moved(struct driver *driver, const struct fake_kvm *before, unsigned number)
+{
+    slot_type *old = &before->slots[number], *other, *new;
+    if (count_same(before, old, &other) != 1 || count_same(&driver->kvm, old, &new) != 1)
+        return;
+    if (!was_in_the_way(driver, before, new))
+        EXPECT(driver, number < driver->kvm.slot_numbers && new == &driver->kvm.slots[number]);
+}
+
 void check_kept(struct driver *driver, const struct fake_kvm *before)
 {
     for (unsigned i = 0; i < before->slot_numbers; i++) {
-        const struct kvm_userspace_memory_region *old = &before->slots[i], *new = &driver->kvm.slots[i];
-        bool same = new->memory_size == old->memory_size &&new->guest_phys_addr ==
-                        old->guest_phys_addr &&new->userspace_addr == old->userspace_addr &&
-                    !((new->flags ^ old->flags) & KVM_MEM_READONLY);
-        EXPECT(driver, !old->memory_size || same || !slot_right(driver, old));
+        slot_type *old = &before->slots[i];
+        if (!old->memory_size || same_slot(&driver->kvm.slots[i], old))
+            continue;
+        EXPECT(driver, !slot_right(driver, old));
+        if (!has_failed(driver))
+            check_moved(driver, before, i);
     }
 }
 
