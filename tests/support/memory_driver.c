@@ -309,21 +309,60 @@ static void op_arm(struct driver *driver)
     }
 }
 
-static void (*const operations[])(struct driver *) = {
-    op_create,        op_create,        op_create,
-    op_add,           op_add,           op_add,
-    op_begin,         op_commit,        op_commit,
-    op_remove,        op_enable,        op_move,
-    op_resize,        op_alias_offset,  op_flag,
-    op_flag,          op_destroy,       op_arm,
-    op_add_ioeventfd, op_add_ioeventfd, op_remove_ioeventfd,
-    op_enable,        op_coalesced,     op_register,
-    op_continue,      op_continue,      op_empty,
-    op_move,          op_store,         op_store,
-    op_dirty_start,   op_dirty_stop,    op_dirty_sync,
-    op_dirty_take,    op_dirty_take,    op_guest_store,
-    op_guest_store,   op_guest_store,   op_guest_meanwhile,
+typedef void operation(struct driver *driver);
+
+static operation *const all_operations[] = {
+    op_create,
+    op_create,
+    op_create,
+    op_add,
+    op_add,
+    op_add,
+    op_begin,
+    op_commit,
+    op_commit,
+    op_remove,
+    op_enable,
+    op_move,
+    op_resize,
+    op_alias_offset,
+    op_flag,
+    op_flag,
+    op_destroy,
+    op_arm,
+    op_add_ioeventfd,
+    op_add_ioeventfd,
+    op_remove_ioeventfd,
+    op_enable,
+    op_coalesced,
+    op_register,
+    op_continue,
+    op_continue,
+    op_empty,
+    op_move,
+    op_store,
+    op_dirty_start,
+    op_dirty_stop,
+    op_dirty_sync,
+    op_dirty_take,
+    op_dirty_take,
+    op_guest_store,
+    op_guest_store,
+    op_guest_store,
+    op_guest_meanwhile,
     op_reap,
+};
+
+/* Fewer regions, and more that happens to their pages. */
+static operation *const dirty_operations[] = {
+    op_create,          op_add,         op_create,      op_add,
+    op_create,          op_add,         op_dirty_start, op_dirty_sync,
+    op_dirty_take,      op_dirty_take,  op_dirty_take,  op_dirty_take,
+    op_guest_store,     op_guest_store, op_guest_store, op_guest_store,
+    op_guest_store,     op_guest_store, op_store,       op_reap,
+    op_guest_meanwhile, op_dirty_stop,  op_arm,         op_move,
+    op_enable,          op_remove,      op_flag,        op_begin,
+    op_commit,          op_commit,
 };
 
 /* What kind of address space it is. */
@@ -418,6 +457,7 @@ static void start_ring(struct driver *driver)
 
 static void start_kvm(struct driver *driver)
 {
+    driver->dirty = pick(driver, 3) == 2;
     driver->kvm.slots_max = pick(driver, 4) < 3 ? FAKE_KVM_SLOTS_MAX : 1 + pick(driver, 6);
     driver->kvm.meanwhile = guest_meanwhile;
     driver->kvm.opaque = driver;
@@ -520,7 +560,10 @@ static void run_step(struct driver *driver)
     driver->meanwhile = 0;
     driver->settled = driver->refused = false;
     fake_kvm_begin_change(kvm);
-    operations[pick(driver, ARRAY_SIZE(operations))](driver);
+    if (driver->dirty)
+        dirty_operations[pick(driver, ARRAY_SIZE(dirty_operations))](driver);
+    else
+        all_operations[pick(driver, ARRAY_SIZE(all_operations))](driver);
     if (has_failed(driver)) { /* in what is no change */
         dirty_inexact(driver);
         disarm(driver);

@@ -303,6 +303,17 @@ static void stored_from(struct driver *driver, const struct side *side, unsigned
             stored(driver, page_of(driver, host_of(driver, &side->shown.answers[unit])), true);
 }
 
+/* A unit of the space, mostly one that shows RAM. */
+static unsigned pick_unit(struct driver *driver, const struct side *side)
+{
+    unsigned units = driver->now.units, first = pick(driver, units);
+    bool any = pick(driver, 8) == 7;
+    for (unsigned i = 0; i < units && !any; i++)
+        if (oracle_mapped(&driver->begun, &side->shown.answers[(first + i) % units], true))
+            return (first + i) % units;
+    return first;
+}
+
 static void store_mapped(struct driver *driver, struct side *side, unsigned unit, uint64_t written)
 {
     struct guest_mapping mapping;
@@ -328,7 +339,7 @@ static void store_bytes(struct driver *driver, struct side *side, unsigned unit,
 void op_store(struct driver *driver)
 {
     struct side *side = &driver->sides[pick(driver, SIDES)];
-    unsigned how = pick(driver, 4), unit = pick(driver, driver->now.units);
+    unsigned how = pick(driver, 4), unit = pick_unit(driver, side);
     if (how == 0)
         store_mapped(driver, side, unit, pick(driver, 2));
     else if (how == 1)
@@ -384,7 +395,7 @@ void op_reap(struct driver *driver)
 
 void op_guest_store(struct driver *driver)
 {
-    unsigned unit = pick(driver, driver->now.units);
+    unsigned unit = pick_unit(driver, &driver->sides[0]);
     struct fake_kvm *kvm = &driver->kvm;
     bool without = pick(driver, 4) == 3 && (!kvm->dirty_ring || kvm->ring_with_bitmap);
     if (!driver->kvm_listener)

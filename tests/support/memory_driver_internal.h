@@ -111,6 +111,7 @@ struct driver {
     unsigned fail_at; /* the call of a recorder, counted from 1, that fails; 0: none */
     bool failed;      /* it has */
     bool settled;     /* a transaction has ended since the last check */
+    bool dirty;       /* it is more about pages than about regions */
     bool huge;        /* regions may reach to 2^64 */
     struct error err;
 };

@@ -131,6 +131,8 @@ void op_create(struct driver *driver)
 {
     int index = pick_dead(driver);
     struct oracle_node node = {.kind = pick(driver, 7), .size = pick_size(driver), .target = ORACLE_NONE};
+    if (driver->dirty && pick(driver, 2) == 0)
+        node.kind = MEMORY_REGION_RAM;
     if (index == ORACLE_NONE)
         return;
     if (node.kind == MEMORY_REGION_ALIAS) {
