@@ -21,7 +21,7 @@
 #include "tests/property/shrink.h"
 #include "tests/support/memory_driver.h"
 
-#define STEPS          100
+#define STEPS          120
 #define BYTES          (STEPS * MEMORY_DRIVER_STEP)
 #define WORKERS_MAX    64
 #define SECONDS_A_TREE 60 /* after which it hangs */

@@ -50,7 +50,7 @@ struct fake_kvm {
     unsigned fail_at;  /* the number of the call that fails with `fail_with`; 0: none */
     int fail_with;     /* -errno */
     bool failed_move;  /* that call was to move a slot, which can be done in another way */
-    bool failed_clear; /* or to clear dirty bits, without which there are only too many */
+    bool failed_clear; /* or to clear dirty bits, or to take rings back, which can wait */
     bool refuse_moves; /* every move fails with -EINVAL */
     unsigned broken;   /* calls that broke a rule */
     char rule[128];    /* the first one broken */

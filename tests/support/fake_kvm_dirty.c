@@ -225,8 +225,10 @@ int fake_reset_dirty_rings(void *opaque)
 {
     struct fake_kvm *kvm = opaque;
     kvm->reset_calls++;
-    if (fake_call(kvm))
+    if (fake_call(kvm)) {
+        kvm->failed_clear = true;
         return kvm->fail_with;
+    }
     if (!kvm->dirty_ring)
         return fake_broken(kvm, EINVAL, "rings reset where there are none");
     for (unsigned i = 0; i < kvm->ring_count; i++)

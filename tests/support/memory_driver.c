@@ -164,19 +164,33 @@ bool has_failed(const struct driver *driver)
  * anew. */
 static void judge(struct driver *driver, const struct oracle_view *new, bool changed, int result)
 {
-    bool kvm_changed = driver->kvm_listener && changed;
-    bool kvm_failed = kvm_has_failed(driver) && !driver->kvm.failed_move && !driver->kvm.failed_clear;
+    bool kvm_changed = driver->kvm_listener && changed, kvm_failed = kvm_has_failed(driver);
     bool collide = kvm_changed && ioeventfds_collide(new);
     bool bad = kvm_changed && unmappable(driver, new);
-    /* One slot may map several ranges, so it is not sure that too many ranges are too many slots. */
-    bool too_many = result == -ENOSPC && slots_short(driver, new);
-    bool no_memory = result == -ENOMEM && failing_malloc_failed();
-    EXPECT(driver,
-           (result != 0) == (driver->failed || kvm_failed || collide || bad || too_many || no_memory));
-    EXPECT(driver, !result || (result == -EREMOTEIO && (driver->failed || kvm_failed)) ||
-                       (result == -EEXIST && collide) || (result == -EINVAL && bad) || too_many || no_memory);
+    bool must_fail = driver->failed || collide || bad ||
+                     (kvm_failed && !driver->kvm.failed_move && !driver->kvm.failed_clear);
+    switch (result) {
+    case 0:
+        EXPECT(driver, !must_fail);
+        break;
+    case -EREMOTEIO:
+        EXPECT(driver, driver->failed || kvm_failed);
+        break;
+    case -EEXIST:
+        EXPECT(driver, collide);
+        break;
+    case -EINVAL:
+        EXPECT(driver, bad);
+        break;
+    case -ENOSPC: /* one slot may map several ranges, so it is not sure that too many are too many slots */
+        EXPECT(driver, slots_short(driver, new));
+        break;
+    default:
+        EXPECT(driver, result == -ENOMEM && failing_malloc_failed());
+    }
 }
 
+/* Nothing is to fail any more. */
 static void disarm(struct driver *driver)
 {
     driver->failed = driver->kvm.failed_move = driver->kvm.failed_clear = false;
@@ -291,6 +305,13 @@ static void op_commit(struct driver *driver)
         EXPECT(driver, !result);
 }
 
+void driver_arm_kvm(struct driver *driver, unsigned call)
+{
+    disarm(driver);
+    driver->kvm.fail_at = driver->kvm.calls + call;
+    driver->kvm.fail_with = -EREMOTEIO;
+}
+
 /* Lets something fail in the next commit, or before: only once, because what takes it back must not. */
 static void op_arm(struct driver *driver)
 {
@@ -301,8 +322,7 @@ static void op_arm(struct driver *driver)
     if (what == 0) {
         driver->fail_at = at;
     } else if (what == 1 && driver->kvm_listener) {
-        driver->kvm.fail_at = driver->kvm.calls + at;
-        driver->kvm.fail_with = -EREMOTEIO;
+        driver_arm_kvm(driver, at);
     } else if (what == 2) {
         driver->saved = driver->now;
         failing_malloc_arm(at);
@@ -313,6 +333,7 @@ typedef void operation(struct driver *driver);
 
 static operation *const all_operations[] = {
     op_create,
+    op_crowd,
     op_create,
     op_create,
     op_add,
@@ -554,6 +575,14 @@ static void take_step(struct driver *driver, const uint8_t *data, size_t size)
     driver->left = size < MEMORY_DRIVER_STEP ? size : MEMORY_DRIVER_STEP;
 }
 
+void driver_end_failure(struct driver *driver)
+{
+    if (!has_failed(driver))
+        return;
+    dirty_inexact(driver);
+    disarm(driver);
+}
+
 static void run_step(struct driver *driver)
 {
     struct fake_kvm *kvm = &driver->kvm;
@@ -564,10 +593,7 @@ static void run_step(struct driver *driver)
         dirty_operations[pick(driver, ARRAY_SIZE(dirty_operations))](driver);
     else
         all_operations[pick(driver, ARRAY_SIZE(all_operations))](driver);
-    if (has_failed(driver)) { /* in what is no change */
-        dirty_inexact(driver);
-        disarm(driver);
-    }
+    driver_end_failure(driver);
     if (driver->refused)
         kvm->hole_count = 0; /* nobody can know beforehand that what goes comes back */
     fake_kvm_end_change(kvm);

@@ -223,36 +223,17 @@ static void put_back(struct driver *driver, struct client *client, uint64_t firs
     client->may_known |= pages;
 }
 
-void op_dirty_take(struct driver *driver)
+/* A client takes pages, all that it asks for and can have. */
+static void take(struct driver *driver, struct client *client, uint64_t first, uint64_t count, bool back)
 {
-    static const struct {
-        uint64_t first, count;
-        bool wrong;
-    } parts[] = {
-        {0, BLOCK_PAGES, false}, {0, 64, false},          {64, BLOCK_PAGES - 64, false},
-        {64, 0, false},          {0, BLOCK_PAGES, false}, {1, BLOCK_PAGES - 1, true},
-        {0, 63, true},           {64, 64, true},          {UINT64_MAX - 63, 64, true},
-        {0, BLOCK_PAGES, false},
-    };
-    struct client *client = pick_client(driver, true);
-    unsigned part = pick(driver, 10);
-    bool sync = pick(driver, 2), back = pick(driver, 4) == 3;
-    if (!client)
-        return;
-    if (sync)
-        op_dirty_sync(driver);
-    check_count(driver, client);
-    uint64_t first = parts[part].first, count = parts[part].count, bitmap[WORDS];
+    uint64_t bitmap[WORDS];
     memset(bitmap, 0xff, sizeof(bitmap));
     narrate(driver, "client 0x%x takes %llu pages from %llu", client->bit, (unsigned long long)count,
             (unsigned long long)first);
     int result = dirty_take(client->client, driver->block, first, count, bitmap, &driver->err);
-    if (parts[part].wrong || !block_shown(driver)) {
-        EXPECT(driver, result == -EINVAL);
-        return;
-    }
     EXPECT(driver, !result || has_failed(driver));
     if (result) {
+        narrate(driver, "    fails: %s", driver->err.message);
         dirty_inexact(driver);
         return;
     }
@@ -262,12 +243,44 @@ void op_dirty_take(struct driver *driver)
             set_text((client->may_known | client->may_pending) & asked).text);
     EXPECT(driver, !(client->must_known & asked & ~taken));
     EXPECT(driver, !(taken & ~(client->may_known | client->may_pending)));
-    EXPECT(driver, count == 64 || !count || !(bitmap[(count - 1) / 64] >> count % 64));
+    EXPECT(driver, count % 64 == 0 || !(bitmap[(count - 1) / 64] >> count % 64));
     client->must_known &= ~asked;
     client->must_pending &= ~taken;
     client->may_known &= ~asked;
     if (back)
         put_back(driver, client, first, count, bitmap);
+}
+
+/* What cannot be asked for is refused, and leaves everything as it was. */
+static void take_wrongly(struct driver *driver, struct client *client, unsigned which)
+{
+    static const struct {
+        uint64_t first, count;
+    } parts[] = {{1, BLOCK_PAGES - 1}, {0, 63}, {64, 64}, {UINT64_MAX - 63, 64}};
+    uint64_t bitmap[WORDS];
+    EXPECT(driver, dirty_take(client->client, driver->block, parts[which].first, parts[which].count, bitmap,
+                              &driver->err) == -EINVAL);
+    if (!block_shown(driver))
+        EXPECT(driver, dirty_take(client->client, driver->block, 0, 64, bitmap, &driver->err) == -EINVAL);
+}
+
+void op_dirty_take(struct driver *driver)
+{
+    static const struct {
+        uint64_t first, count;
+    } parts[] = {{0, BLOCK_PAGES}, {0, 64}, {64, BLOCK_PAGES - 64}, {64, 0}};
+    struct client *client = pick_client(driver, true);
+    unsigned part = pick(driver, 8);
+    bool sync = pick(driver, 2), back = pick(driver, 4) == 3;
+    if (!client)
+        return;
+    if (sync)
+        op_dirty_sync(driver);
+    check_count(driver, client);
+    if (part >= 4)
+        take_wrongly(driver, client, part - 4);
+    if (block_shown(driver))
+        take(driver, client, parts[part % 4].first, parts[part % 4].count, back);
 }
 
 /* Somebody has stored to a page: godwit knows it, or only KVM does. */
@@ -412,4 +425,25 @@ void op_guest_store(struct driver *driver)
         EXPECT(driver, result != -EAGAIN || has_failed(driver));
     }
     EXPECT(driver, (result == 0) == mapped || result == -EAGAIN);
+}
+
+/* What a migration does in each of its passes, while the guest goes on writing the same page. */
+void op_dirty_pass(struct driver *driver)
+{
+    struct client *client = pick_client(driver, true);
+    const uint8_t *unit = driver->step;
+    size_t left = driver->left;
+    unsigned fails = pick(driver, 8);
+    if (!client || !block_shown(driver))
+        return;
+    for (int i = 0; i < 3; i++) {
+        driver->step = unit;
+        driver->left = left;
+        op_guest_store(driver);
+        if (i == 1 && fails && driver->kvm_listener)
+            driver_arm_kvm(driver, fails);
+        op_dirty_sync(driver);
+        take(driver, client, 0, BLOCK_PAGES, false);
+        driver_end_failure(driver);
+    }
 }

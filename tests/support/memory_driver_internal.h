@@ -177,6 +177,7 @@ extern const struct memory_region_ops driver_device_ops;
 /* Operations on the tree; and on ioeventfds, zones and listeners. */
 void op_create(struct driver *driver);
 void op_add(struct driver *driver);
+void op_crowd(struct driver *driver);
 void op_flag(struct driver *driver);
 void op_continue(struct driver *driver);
 void op_remove(struct driver *driver);
@@ -195,10 +196,16 @@ void op_dirty_start(struct driver *driver);
 void op_dirty_stop(struct driver *driver);
 void op_dirty_sync(struct driver *driver);
 void op_dirty_take(struct driver *driver);
+void op_dirty_pass(struct driver *driver);
 void op_store(struct driver *driver);
 void op_guest_store(struct driver *driver);
 void op_guest_meanwhile(struct driver *driver);
 void op_reap(struct driver *driver);
+
+/* Lets a call of KVM fail, the first being 1; and what is done when something has failed in what is no
+ * change. */
+void driver_arm_kvm(struct driver *driver, unsigned call);
+void driver_end_failure(struct driver *driver);
 
 /* What the guest does during a call of KVM. */
 void guest_meanwhile(struct fake_kvm *kvm);

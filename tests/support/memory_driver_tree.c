@@ -181,6 +181,28 @@ void op_add(struct driver *driver)
     add(driver, container, place, child, priorities[pick(driver, 10)]);
 }
 
+/* Fills a container with a row of small regions, so that it has many. */
+void op_crowd(struct driver *driver)
+{
+    static const enum memory_region_kind kinds[] = {MEMORY_REGION_MMIO, MEMORY_REGION_RAM};
+    int container = pick_container(driver);
+    unsigned count = pick(driver, 12), stride = 1 + pick(driver, 2);
+    struct oracle_node node = {.kind = kinds[pick(driver, 2)], .target = ORACLE_NONE};
+    uint64_t first = pick_place(driver);
+    if (has_block(node.kind) && driver->now.unit > RAM_PAGE_SIZE)
+        node.kind = MEMORY_REGION_MMIO;
+    for (unsigned i = 0; i < count; i++) {
+        int index = pick_dead(driver);
+        if (index == ORACLE_NONE)
+            return;
+        node.size = has_block(node.kind) ? RAM_PAGE_SIZE : (memory_size)driver->now.unit;
+        node.block_offset = has_block(node.kind) ? (i * stride) * RAM_PAGE_SIZE : 0;
+        create(driver, index, node);
+        if (driver->now.nodes[index].alive)
+            add(driver, container, first + i * stride * driver->now.unit, index, (int)(i % 3));
+    }
+}
+
 /* Flag 0 is read-only, 1 unmergeable, 2 ROMD mode; others mean nothing. */
 static void set_flag(struct driver *driver, int index, unsigned flag, bool value)
 {
