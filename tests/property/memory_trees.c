@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <getopt.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -12,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -61,6 +63,7 @@ static _Noreturn void work(const struct trees *trees, unsigned worker)
 {
     const struct rlimit no_core = {0, 0};
     setrlimit(RLIMIT_CORE, &no_core);
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* nobody is left to hear of what it finds */
     struct shared *shared = trees->shared;
     for (uint64_t seed; (seed = atomic_fetch_add(&shared->next, 1)) < trees->end;) {
         uint8_t data[BYTES];

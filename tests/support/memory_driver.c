@@ -376,14 +376,13 @@ static operation *const all_operations[] = {
 
 /* Fewer regions, and more that happens to their pages. */
 static operation *const dirty_operations[] = {
-    op_create,          op_add,         op_create,      op_add,
-    op_create,          op_add,         op_dirty_start, op_dirty_sync,
-    op_dirty_take,      op_dirty_take,  op_dirty_take,  op_dirty_take,
-    op_guest_store,     op_guest_store, op_guest_store, op_guest_store,
-    op_guest_store,     op_guest_store, op_store,       op_reap,
-    op_guest_meanwhile, op_dirty_stop,  op_arm,         op_move,
-    op_enable,          op_remove,      op_flag,        op_begin,
-    op_commit,          op_commit,
+    op_create,      op_add,         op_create,          op_add,         op_create,
+    op_add,         op_dirty_start, op_dirty_sync,      op_dirty_pass,  op_dirty_pass,
+    op_dirty_take,  op_dirty_take,  op_dirty_take,      op_dirty_take,  op_guest_store,
+    op_guest_store, op_guest_store, op_guest_store,     op_guest_store, op_guest_store,
+    op_store,       op_reap,        op_guest_meanwhile, op_dirty_stop,  op_arm,
+    op_move,        op_enable,      op_remove,          op_flag,        op_begin,
+    op_commit,      op_commit,
 };
 
 /* What kind of address space it is. */

@@ -5,6 +5,7 @@
  *   - what reads, writes and guest_map() answer at every unit of address;
  *   - every call of four listeners, in order, with the views and windows it is given;
  *   - the slots, ioeventfds and zones of a fake KVM, and that its rules were kept;
+ *   - what clients of dirty tracking take, while devices and a guest store;
  *   - after an injected failure of a listener, of KVM or of an allocation, that everything is as before.
  *
  * The input is a series of steps of MEMORY_DRIVER_STEP bytes: the first one says what kind of machine it is,

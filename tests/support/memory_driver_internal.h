@@ -1,7 +1,8 @@
 /*
  * What the parts of the driver share: memory_driver.c runs it and judges how transactions end,
- * memory_driver_tree.c and memory_driver_items.c make changes, memory_driver_log.c knows what listeners must
- * hear, memory_driver_check.c compares what there is with what there must be, memory_driver_print.c tells.
+ * memory_driver_tree.c and memory_driver_items.c make changes, memory_driver_dirty.c tracks what is written,
+ * memory_driver_log.c knows what listeners must hear, memory_driver_check.c compares what there is with what
+ * there must be, memory_driver_print.c tells.
  */
 #pragma once
 
