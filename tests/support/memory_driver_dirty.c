@@ -90,6 +90,26 @@ static unsigned free_bit(const struct driver *driver)
     return bit;
 }
 
+/*
+ * Who logs a region should have become `clients`, but something failed: all changed, or none. Makes the model
+ * say which.
+ */
+static void observe_log(struct driver *driver, unsigned clients)
+{
+    bool changed = false, kept = false;
+    for (int i = 0; i < ORACLE_NODES; i++) {
+        struct oracle_node *node = &driver->now.nodes[i];
+        if (!node->alive || !has_block(node->kind) || node->log == clients)
+            continue;
+        unsigned log = driver->regions[i].state.log;
+        EXPECT(driver, log == clients || log == node->log);
+        changed |= log == clients;
+        kept |= log == node->log;
+        node->log = log;
+    }
+    EXPECT(driver, !changed || !kept);
+}
+
 void op_dirty_start(struct driver *driver)
 {
     struct client *client = pick_client(driver, false);
@@ -110,7 +130,9 @@ void op_dirty_start(struct driver *driver)
         narrate(driver, "    fails: %s", driver->err.message);
         EXPECT(driver, has_failed(driver) && (result == -EREMOTEIO || result == -ENOMEM));
         struct oracle_tree attempted = driver->now;
-        set_log(driver, clients);
+        driver->now = driver->begun;
+        if (differs)
+            observe_log(driver, clients);
         settle_attempt(driver, differs ? NULL : &attempted);
         return;
     }
@@ -122,26 +144,6 @@ void op_dirty_start(struct driver *driver)
     settle(driver, 0);
 }
 
-/* Who logs a region was to become another, but something failed: all changed, or none. */
-static void observe_log(struct driver *driver, unsigned clients)
-{
-    bool changed = false, kept = false;
-    struct oracle_tree attempted = driver->now;
-    for (int i = 0; i < ORACLE_NODES; i++) {
-        struct oracle_node *node = &driver->now.nodes[i];
-        if (!node->alive || !has_block(node->kind) || node->log == clients)
-            continue;
-        unsigned log = driver->regions[i].state.log;
-        EXPECT(driver, log == clients || log == node->log);
-        changed |= log == clients;
-        kept |= log == node->log;
-        node->log = log;
-        attempted.nodes[i].log = clients;
-    }
-    EXPECT(driver, !changed || !kept);
-    settle_attempt(driver, &attempted);
-}
-
 static void stop_client(struct driver *driver, struct client *client)
 {
     unsigned clients = dirty_clients(driver) & ~client->bit;
@@ -150,6 +152,11 @@ static void stop_client(struct driver *driver, struct client *client)
     *client = (struct client){0};
     if (has_failed(driver)) {
         observe_log(driver, clients);
+        struct oracle_tree observed = driver->now;
+        set_log(driver, clients);
+        struct oracle_tree attempted = driver->now;
+        driver->now = observed;
+        settle_attempt(driver, &attempted);
         return;
     }
     set_log(driver, clients);
@@ -327,14 +334,23 @@ static unsigned pick_unit(struct driver *driver, const struct side *side)
     return first;
 }
 
-static void store_mapped(struct driver *driver, struct side *side, unsigned unit, uint64_t written)
+/* Whether all that is in `length` bytes from the start of a unit is mapped. */
+static bool all_mapped(const struct driver *driver, const struct side *side, unsigned unit, uint64_t length)
+{
+    for (uint64_t at = 0; at < length; at += driver->begun.unit, unit++)
+        if (unit >= driver->begun.units || !oracle_mapped(&driver->begun, &side->shown.answers[unit], true))
+            return false;
+    return true;
+}
+
+static void store_mapped(struct driver *driver, struct side *side, unsigned unit, uint64_t length,
+                         uint64_t written)
 {
     struct guest_mapping mapping;
-    bool mapped = oracle_mapped(&driver->begun, &side->shown.answers[unit], true);
-    narrate(driver, "map unit %u of space %d and say that %llu bytes are written", unit, side->root,
-            (unsigned long long)written);
-    int result = guest_map(side->space, unit_address(driver, unit), 1, true, &mapping);
-    EXPECT(driver, result == (mapped ? 0 : -EFAULT));
+    narrate(driver, "map %llu bytes of unit %u of space %d and say that %llu are written",
+            (unsigned long long)length, unit, side->root, (unsigned long long)written);
+    int result = guest_map(side->space, unit_address(driver, unit), length, true, &mapping);
+    EXPECT(driver, result == (all_mapped(driver, side, unit, length) ? 0 : -EFAULT));
     if (result)
         return;
     guest_unmap(&mapping, written);
@@ -353,11 +369,13 @@ void op_store(struct driver *driver)
 {
     struct side *side = &driver->sides[pick(driver, SIDES)];
     unsigned how = pick(driver, 4), unit = pick_unit(driver, side);
-    if (how == 0)
-        store_mapped(driver, side, unit, pick(driver, 2));
-    else if (how == 1)
+    if (how == 0) {
+        uint64_t length = pick(driver, 2) ? 1 : RAM_PAGE_SIZE + 1;
+        store_mapped(driver, side, unit, length, pick(driver, 3) * length / 2);
+    }
+    if (how == 1)
         store_bytes(driver, side, unit, 1);
-    else
+    if (how > 1)
         store_bytes(driver, side, unit, RAM_PAGE_SIZE + 1);
 }
 
