@@ -10,6 +10,8 @@
 #include "memory/kvm_slots.h"
 #include "memory/ram_block.h"
 
+#define MERGE_WORDS 512 /* of a bitmap that are looked at at once */
+
 static uint64_t pages_of(const struct kvm_slot *slot)
 {
     return slot->size / RAM_PAGE_SIZE;
@@ -56,9 +58,8 @@ static int get(const struct kvm_dirty *self, const struct kvm_slot *slot, uint64
     return self->config->ops->get_dirty_log(self->config->opaque, &request);
 }
 
-/* Clears the bits of `bitmap`, of which the first is page `first` of the slot, in KVM. */
-static int clear(const struct kvm_dirty *self, const struct kvm_slot *slot, uint64_t first, uint64_t count,
-                 uint64_t *bitmap)
+int kvm_dirty_clear(const struct kvm_dirty *self, const struct kvm_slot *slot, uint64_t first, uint64_t count,
+                    uint64_t *bitmap)
 {
     struct kvm_clear_dirty_log request = {
         .slot = slot->id,
@@ -69,23 +70,15 @@ static int clear(const struct kvm_dirty *self, const struct kvm_slot *slot, uint
     return self->config->ops->clear_dirty_log(self->config->opaque, &request);
 }
 
-static void set_pending(struct kvm_slot *slot, bool pending)
+/* Clears all bits of a new slot, or lets all its pages count as dirty. */
+static void begin_clean(struct kvm_dirty *self, struct kvm_slot *slot)
 {
-    memset(slot->pending, pending ? 0xff : 0, words_of(slot) * sizeof(uint64_t));
-}
-
-/* What is pending of a slot that has just begun to log. */
-static void begin_pending(struct kvm_dirty *self, struct kvm_slot *slot, bool created)
-{
-    if (!slot->pending)
-        return;
-    set_pending(slot, kvm_dirty_starts_dirty(self));
-    if (!kvm_dirty_starts_dirty(self))
-        return;
-    if (created && !clear(self, slot, 0, pages_of(slot), slot->pending))
-        set_pending(slot, false);
-    else
+    size_t size = words_of(slot) * sizeof(uint64_t);
+    memset(slot->pending, 0xff, size);
+    if (kvm_dirty_clear(self, slot, 0, pages_of(slot), slot->pending))
         kvm_dirty_mark_all(slot);
+    else
+        memset(slot->pending, 0, size);
 }
 
 void kvm_dirty_expect(struct kvm_dirty *self, struct kvm_slot *slot)
@@ -108,7 +101,12 @@ void kvm_dirty_begin(struct kvm_dirty *self, struct kvm_slot *slot, bool created
     LIST_INSERT_HEAD(&self->slots, slot, logging);
     self->count++;
     self->stale = true;
-    begin_pending(self, slot, created);
+    if (!kvm_dirty_starts_dirty(self))
+        return;
+    if (created)
+        begin_clean(self, slot);
+    else
+        slot->all_pending = true;
 }
 
 void kvm_dirty_end(struct kvm_dirty *self, struct kvm_slot *slot)
@@ -117,6 +115,9 @@ void kvm_dirty_end(struct kvm_dirty *self, struct kvm_slot *slot)
     self->count--;
     self->stale = true;
     kvm_dirty_unexpect(self, slot);
+    if (slot->pending)
+        memset(slot->pending, 0, words_of(slot) * sizeof(uint64_t)); /* it may begin again */
+    slot->all_pending = false;
 }
 
 void kvm_dirty_mark_all(const struct kvm_slot *slot)
@@ -124,14 +125,34 @@ void kvm_dirty_mark_all(const struct kvm_slot *slot)
     dirty_mark(slot->block, slot->first_page * RAM_PAGE_SIZE, slot->size);
 }
 
+static bool all_zero(const uint64_t *words, size_t count)
+{
+    return !words[0] && !memcmp(words, words + 1, (count - 1) * sizeof(*words));
+}
+
+/* Merges a bitmap of which most may be empty. */
+static void merge(const struct kvm_slot *slot, const uint64_t *bitmap)
+{
+    size_t words = words_of(slot);
+    for (size_t i = 0; i < words; i += MERGE_WORDS) {
+        size_t count = smaller(words - i, MERGE_WORDS);
+        uint64_t first = i * DIRTY_WORD_PAGES, pages = pages_of(slot) - first;
+        if (!all_zero(&bitmap[i], count))
+            dirty_merge(slot->block, slot->first_page + first, smaller(pages, count * DIRTY_WORD_PAGES),
+                        &bitmap[i]);
+    }
+}
+
 /* Adds what KVM's bitmap of the slot has. */
 static int harvest_bitmap(struct kvm_dirty *self, struct kvm_slot *slot)
 {
     uint64_t *bitmap = slot->pending ? slot->pending : self->buffer;
     int result = get(self, slot, bitmap);
-    if (!result)
-        dirty_merge(slot->block, slot->first_page, pages_of(slot), bitmap);
-    return result;
+    if (result)
+        return result;
+    slot->all_pending = false;
+    merge(slot, bitmap);
+    return 0;
 }
 
 int kvm_dirty_harvest(struct kvm_dirty *self, struct kvm_slot *slot)
@@ -186,118 +207,13 @@ static int sync_source(struct dirty_source *source, struct error *err)
     return result ? sync_error(result, err) : 0;
 }
 
-/* ---- Mode clear: pages are taken ---- */
-
-static int compare_places(const void *left, const void *right)
-{
-    const struct kvm_slot *a = ((const struct kvm_dirty_place *)left)->slot;
-    const struct kvm_slot *b = ((const struct kvm_dirty_place *)right)->slot;
-    if (a->block != b->block)
-        return a->block < b->block ? -1 : 1;
-    return a->first_page < b->first_page ? -1 : a->first_page > b->first_page;
-}
-
-static void sort_places(struct kvm_dirty *self)
-{
-    size_t count = 0;
-    struct kvm_slot *slot;
-    LIST_FOREACH (slot, &self->slots, logging)
-        self->places[count++] = (struct kvm_dirty_place){.slot = slot};
-    qsort(self->places, count, sizeof(*self->places), compare_places);
-    for (size_t i = 0; i < count; i++) {
-        struct kvm_dirty_place *place = &self->places[i];
-        place->last_end = place->slot->first_page + pages_of(place->slot);
-        if (i && place[-1].slot->block == place->slot->block && place[-1].last_end > place->last_end)
-            place->last_end = place[-1].last_end;
-    }
-    self->stale = false;
-}
-
-/* How many places come before page `page` of `block`. */
-static size_t places_before(const struct kvm_dirty *self, const struct ram_block *block, uint64_t page)
-{
-    size_t low = 0, high = self->count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        const struct kvm_slot *slot = self->places[middle].slot;
-        if (slot->block < block || (slot->block == block && slot->first_page < page))
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
-}
-
-/* Pages that a client takes. */
-struct taken {
-    struct ram_block *block;
-    uint64_t first, count;
-    const uint64_t *bitmap;
-};
-
-/* The 64 bits from page `page` of the block on; those outside of what is taken are 0. */
-static uint64_t taken_bits(const struct taken *taken, uint64_t page)
-{
-    uint64_t bits = 0;
-    __int128 at = (__int128)page - taken->first;
-    unsigned shift = (unsigned)(at & (DIRTY_WORD_PAGES - 1));
-    __int128 word = (at - shift) / DIRTY_WORD_PAGES;
-    uint64_t words = (taken->count + DIRTY_WORD_PAGES - 1) / DIRTY_WORD_PAGES;
-    if (word >= 0 && word < words)
-        bits = taken->bitmap[word] >> shift;
-    if (shift && word + 1 >= 0 && word + 1 < words)
-        bits |= taken->bitmap[word + 1] << (DIRTY_WORD_PAGES - shift);
-    return bits;
-}
-
-/*
- * Clears, in KVM too, what is pending of the pages taken: by one call from the first to the last of them,
- * because KVM skips what is not set in between.
- */
-static int clear_taken(struct kvm_dirty *self, struct kvm_slot *slot, const struct taken *taken)
-{
-    uint64_t pages = pages_of(slot), first = slot->first_page, end = first + pages;
-    size_t from = taken->first > first ? (size_t)(taken->first - first) / DIRTY_WORD_PAGES : 0;
-    uint64_t last = taken->first + taken->count < end ? taken->first + taken->count : end;
-    size_t to = (size_t)(last - first + DIRTY_WORD_PAGES - 1) / DIRTY_WORD_PAGES;
-    for (size_t i = from; i < to; i++)
-        self->buffer[i] = slot->pending[i] & taken_bits(taken, first + i * DIRTY_WORD_PAGES);
-    while (from < to && !self->buffer[from])
-        from++;
-    while (from < to && !self->buffer[to - 1])
-        to--;
-    if (from == to)
-        return 0;
-    uint64_t start = from * DIRTY_WORD_PAGES, stop = to * DIRTY_WORD_PAGES;
-    int result = clear(self, slot, start, (stop < pages ? stop : pages) - start, &self->buffer[from]);
-    for (size_t i = from; i < to && !result; i++)
-        slot->pending[i] &= ~self->buffer[i];
-    return result;
-}
-
-static int watch_pending(struct kvm_dirty *self, const struct taken *taken)
-{
-    if (self->stale)
-        sort_places(self);
-    size_t i = places_before(self, taken->block, taken->first + taken->count);
-    int result = 0;
-    while (i-- > 0 && !result) {
-        const struct kvm_dirty_place *place = &self->places[i];
-        if (place->slot->block != taken->block || place->last_end <= taken->first)
-            break;
-        if (place->slot->first_page + pages_of(place->slot) > taken->first)
-            result = clear_taken(self, place->slot, taken);
-    }
-    return result;
-}
-
 static int watch(struct dirty_source *source, struct ram_block *block, uint64_t first, uint64_t count,
                  const uint64_t *bitmap, struct error *err)
 {
     struct kvm_dirty *self = from_source(source);
     int result = 0;
     if (self->config->dirty_mode == KVM_DIRTY_CLEAR)
-        result = watch_pending(self, &(struct taken){block, first, count, bitmap});
+        result = kvm_dirty_watch(self, &(struct kvm_dirty_taken){block, first, count, bitmap});
     if (self->config->dirty_mode == KVM_DIRTY_RING)
         result = kvm_dirty_rings_settle(&self->rings, self->config);
     if (!result)

@@ -86,5 +86,19 @@ void kvm_dirty_end(struct kvm_dirty *dirty, struct kvm_slot *slot);
 /* Marks all its pages: nobody knows better. */
 void kvm_dirty_mark_all(const struct kvm_slot *slot);
 
+/* Pages of `block` that a client takes. */
+struct kvm_dirty_taken {
+    struct ram_block *block;
+    uint64_t first, count;
+    const uint64_t *bitmap;
+};
+
+/* Mode clear: has KVM protect those again that are pending. KVM's -errno. (memory/kvm_dirty_watch.c) */
+int kvm_dirty_watch(struct kvm_dirty *dirty, const struct kvm_dirty_taken *taken);
+
+/* Clears, in KVM, the bits of `bitmap` of which the first is page `first` of the slot. KVM's -errno. */
+int kvm_dirty_clear(const struct kvm_dirty *dirty, const struct kvm_slot *slot, uint64_t first,
+                    uint64_t count, uint64_t *bitmap);
+
 /* Whether a slot that KVM creates starts with all bits set, so that it is to be cleared. */
 bool kvm_dirty_starts_dirty(const struct kvm_dirty *dirty);

@@ -33,26 +33,47 @@ bool kvm_dirty_rings_reserve(struct kvm_dirty_rings *self, size_t numbers)
     return true;
 }
 
-/* `slot` and `offset` come from memory that the other side of the mapping writes too. */
-static void merge(const struct kvm_dirty_rings *self, uint32_t number, uint64_t offset)
+/* Pages of one word of a slot's bitmap, to be merged all at once. */
+struct batch {
+    const struct kvm_slot *slot;
+    uint64_t word, bits;
+};
+
+static void flush(struct batch *batch)
+{
+    if (batch->bits)
+        dirty_merge(batch->slot->block, batch->slot->first_page + batch->word * DIRTY_WORD_PAGES,
+                    DIRTY_WORD_PAGES, &batch->bits);
+    batch->bits = 0;
+}
+
+/* `number` and `page` come from memory that the other side of the mapping writes too. */
+static void add_page(const struct kvm_dirty_rings *self, struct batch *batch, uint32_t number, uint64_t page)
 {
     const struct kvm_slot *slot = number < self->numbers ? self->slots[number] : NULL;
-    if (slot && offset < slot->size / RAM_PAGE_SIZE)
-        dirty_mark(slot->block, (slot->first_page + offset) * RAM_PAGE_SIZE, RAM_PAGE_SIZE);
+    if (!slot || page >= slot->size / RAM_PAGE_SIZE)
+        return;
+    if (slot != batch->slot || page / DIRTY_WORD_PAGES != batch->word)
+        flush(batch);
+    batch->slot = slot;
+    batch->word = page / DIRTY_WORD_PAGES;
+    batch->bits |= (uint64_t)1 << page % DIRTY_WORD_PAGES;
 }
 
 /* KVM's store of the flags comes after those of the rest; it takes the entry back when it sees ours. */
 static int reap(const struct kvm_dirty_rings *self, struct kvm_dirty_ring *ring)
 {
+    struct batch batch = {0};
     int reaped = 0;
     for (; reaped <= (int)ring->mask; reaped++, ring->next++) {
         struct kvm_dirty_gfn *entry = &ring->entries[ring->next & ring->mask];
         uint32_t flags = __atomic_load_n(&entry->flags, __ATOMIC_ACQUIRE);
         if ((flags & (KVM_DIRTY_GFN_F_DIRTY | KVM_DIRTY_GFN_F_RESET)) != KVM_DIRTY_GFN_F_DIRTY)
             break;
-        merge(self, entry->slot, entry->offset);
+        add_page(self, &batch, entry->slot, entry->offset);
         __atomic_store_n(&entry->flags, KVM_DIRTY_GFN_F_RESET, __ATOMIC_RELEASE);
     }
+    flush(&batch);
     return reaped;
 }
 

@@ -47,6 +47,7 @@ struct kvm_slot {
     uint64_t first_page; /* of the block */
 
     uint64_t *pending; /* memory/kvm_dirty.h, while it logs */
+    bool all_pending;  /* whatever is in there */
     LIST_ENTRY(kvm_slot) logging;
 
     /* What the edit under way makes of it. */
