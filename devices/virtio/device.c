@@ -77,7 +77,7 @@ static void ask_for_reset(struct virtio_device *device, const struct error *why)
 {
     unsigned complaints = device->complaints++;
     if (complaints < COMPLAINTS_MAX)
-        log_write(device->log, LOG_WARN, "%s: %s%s", device->ops->name, why->message,
+        log_write(device->log, LOG_WARN, "%s%s", why->message,
                   complaints == COMPLAINTS_MAX - 1 ? " (more of this device is not shown)" : "");
     device->status |= VIRTIO_CONFIG_S_NEEDS_RESET;
     interrupt_config(device);
@@ -357,8 +357,10 @@ void virtio_queue_set_setup(struct virtio_device *device, unsigned index,
         return;
     pthread_mutex_lock(&device->lock);
     if (!queue->setup.enabled) {
+        bool resetting = queue->setup.resetting;
         queue->setup = *setup;
         queue->setup.enabled = false;
+        queue->setup.resetting = resetting;
     }
     pthread_mutex_unlock(&device->lock);
 }
@@ -389,11 +391,15 @@ void virtio_queue_disable(struct virtio_device *device, unsigned index)
 
 void virtio_queue_reset(struct virtio_device *device, unsigned index)
 {
-    pthread_mutex_lock(&device->lock);
-    bool accepted = virtio_has_feature(device, VIRTIO_F_RING_RESET);
-    pthread_mutex_unlock(&device->lock);
-    if (accepted)
-        virtio_queue_disable(device, index);
+    struct virtio_queue *queue = find_queue(device, index);
+    if (!queue)
+        return;
+    begin_change(device);
+    if (virtio_has_feature(device, VIRTIO_F_RING_RESET)) {
+        queue->setup.resetting = true;
+        stop_queues(device, index, 1);
+    }
+    end_change(device);
 }
 
 int virtio_queue_kick_fd(struct virtio_device *device, unsigned index)

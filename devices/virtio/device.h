@@ -163,7 +163,9 @@ void virtio_write_config(struct virtio_device *device, uint32_t offset, const vo
 struct virtio_queue_setup {
     uint16_t size; /* queue_size_max after a reset */
     uint64_t descriptors, driver, device;
-    bool enabled; /* not set by virtio_queue_set_setup() */
+    /* Not set by virtio_queue_set_setup(): */
+    bool enabled;
+    bool resetting; /* virtio_queue_reset() waits */
 };
 
 /* A queue that is not there has a size of 0, and whatever is done to it does nothing. */
