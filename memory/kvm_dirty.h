@@ -16,10 +16,11 @@
  * of them once too often, because every sync reports pending bits too. That costs the others nothing: for
  * them these pages are marked already.
  *
- * A slot that begins to log in place starts, where KVM sets all bits initially, with all bits pending:
- * nothing is protected before a client takes it. A slot that is created while others log must not report
- * pages that nobody wrote, so it is cleared at once, while the vCPUs are stopped. Where that fails, or bits
- * cannot be read that are about to be lost, all pages count as dirty.
+ * A slot that begins to log in place does so for a client that starts, for whom all pages are marked: so
+ * where KVM sets all bits initially they are all pending, and nothing is protected before a client takes it.
+ * A slot that is created while others log must not report pages that nobody wrote, so it is cleared at once,
+ * while the vCPUs are stopped. Where that fails, or bits cannot be read that are about to be lost, all pages
+ * are marked.
  */
 #pragma once
 

@@ -10,7 +10,8 @@
  * slots that the change does not touch.
  *
  * vCPUs are stopped for an edit if one of its slots comes where one was before, or if a step could lose dirty
- * bits (memory/kvm_dirty.h) with vCPUs running.
+ * bits (memory/kvm_dirty.h) with vCPUs running. RAM that goes for good goes under running vCPUs; should KVM
+ * refuse a later step, it is missing for a moment before it is put back.
  *
  * Everything belongs to the lock of `struct memory`.
  */
