@@ -105,27 +105,29 @@ static bool start_workers(struct trees *trees)
     return true;
 }
 
-/* Waits for the worker; how it ended is left in `*status`. Shows progress every second meanwhile. */
-static bool worker_ended(const struct trees *trees, unsigned worker, int *status)
+/* Waits for any worker to end, and shows how far all are meanwhile. Returns its number; -1: there is none. */
+static int wait_worker(const struct trees *trees, int *status)
 {
-    pid_t pid = waitpid(trees->pids[worker], status, trees->progress ? WNOHANG : 0);
-    return pid == trees->pids[worker];
+    pid_t ended;
+    while ((ended = waitpid(-1, status, trees->progress ? WNOHANG : 0)) == 0) {
+        show_progress(trees);
+        nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
+    }
+    for (unsigned i = 0; i < trees->workers; i++)
+        if (trees->pids[i] == ended)
+            return (int)i;
+    return -1;
 }
 
 /* Waits for all workers. Returns the number of one that failed, or -1. */
-static int wait_workers(struct trees *trees)
+static int wait_workers(const struct trees *trees)
 {
-    int failed = -1;
-    for (unsigned i = 0; i < trees->workers; i++) {
-        int status = 0;
-        while (!worker_ended(trees, i, &status)) {
-            show_progress(trees);
-            nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
-        }
-        if (!WIFEXITED(status) || WEXITSTATUS(status)) {
-            atomic_store(&trees->shared->next, trees->end); /* the others end with the trees they are at */
-            failed = (int)i;
-        }
+    int failed = -1, status;
+    for (int worker; (worker = wait_worker(trees, &status)) >= 0;) {
+        if (WIFEXITED(status) && !WEXITSTATUS(status))
+            continue;
+        atomic_store(&trees->shared->next, trees->end); /* the others end with the trees they are at */
+        failed = worker;
     }
     end_progress(trees);
     return failed;
@@ -226,7 +228,13 @@ static int run_one(struct trees *trees, const char *hex)
     return size ? shrink_fails(&shrink, data, size, true) : usage();
 }
 
-int main(int argc, char *argv[])
+struct arguments {
+    struct trees trees;
+    uint64_t count;
+    const char *hex; /* the only tree; NULL: random ones */
+};
+
+static bool parse(int argc, char *argv[], struct arguments *arguments)
 {
     static const struct option options[] = {
         {"trees", required_argument, NULL, 'n'},
@@ -235,32 +243,37 @@ int main(int argc, char *argv[])
         {"tree", required_argument, NULL, 't'},
         {NULL, 0, NULL, 0},
     };
-    long processors = sysconf(_SC_NPROCESSORS_ONLN);
-    struct trees trees = {
-        .workers = processors > 0 ? (unsigned)smaller((size_t)processors, WORKERS_MAX) : 1,
-        .progress = isatty(STDERR_FILENO),
-        .program = argv[0],
-    };
-    uint64_t count = MEMORY_TREES;
-    const char *hex = NULL;
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) >= 0;) {
         if (option == 'n')
-            count = strtoull(optarg, NULL, 0);
+            arguments->count = strtoull(optarg, NULL, 0);
         else if (option == 'f')
-            trees.first = strtoull(optarg, NULL, 0);
+            arguments->trees.first = strtoull(optarg, NULL, 0);
         else if (option == 'w')
-            trees.flags |= MEMORY_DRIVER_WRONG;
+            arguments->trees.flags |= MEMORY_DRIVER_WRONG;
         else if (option == 't')
-            hex = optarg;
+            arguments->hex = optarg;
         else
-            return usage();
+            return false;
     }
-    if (optind < argc || !count)
+    return optind == argc && arguments->count;
+}
+
+int main(int argc, char *argv[])
+{
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+    struct arguments arguments = {
+        .trees = {.workers = processors > 0 ? (unsigned)smaller((size_t)processors, WORKERS_MAX) : 1,
+                  .progress = isatty(STDERR_FILENO),
+                  .program = argv[0]},
+        .count = MEMORY_TREES,
+    };
+    struct trees *trees = &arguments.trees;
+    if (!parse(argc, argv, &arguments))
         return usage();
-    trees.end = trees.first + count;
-    if (hex)
-        return run_one(&trees, hex);
-    trees.shared =
-        mmap(NULL, sizeof(*trees.shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    return trees.shared == MAP_FAILED ? 1 : run_all(&trees);
+    if (arguments.hex)
+        return run_one(trees, arguments.hex);
+    trees->end = trees->first + arguments.count;
+    trees->shared =
+        mmap(NULL, sizeof(*trees->shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    return trees->shared == MAP_FAILED ? 1 : run_all(trees);
 }

@@ -55,7 +55,7 @@ static bool block_shown(const struct driver *driver)
     return false;
 }
 
-/* Page 0 in the highest place of the last group of digits. */
+/* In hexadecimal digits: page 0 is the lowest bit of the last one. */
 static struct size_text set_text(page_set pages)
 {
     struct size_text text;
