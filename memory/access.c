@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "memory/address_space.h"
-#include "memory/dirty_block.h"
+#include "memory/dirty.h"
 #include "memory/flat_view.h"
 #include "memory/guest_copy.h"
 #include "memory/internal.h"
@@ -100,37 +100,46 @@ int address_space_write(struct address_space *space, uint64_t address, const voi
     return access_space(space, address, &(struct access){.out = data}, length);
 }
 
-/* Adds a piece of host memory, to the last one if it continues that. */
-static bool add_piece(struct guest_mapping *mapping, char *host, size_t length)
+/* Pieces of host memory, at most `max`. */
+struct pieces {
+    struct iovec *iov;
+    unsigned count, max;
+};
+
+/* Adds one, to the last one if it continues that. */
+static bool add_piece(struct pieces *pieces, char *host, size_t length)
 {
-    struct iovec *last = mapping->count ? &mapping->iov[mapping->count - 1] : NULL;
+    struct iovec *last = pieces->count ? &pieces->iov[pieces->count - 1] : NULL;
     if (last && (char *)last->iov_base + last->iov_len == host) {
         last->iov_len += length;
         return true;
     }
-    if (mapping->count == GUEST_MAPPING_MAX)
+    if (pieces->count == pieces->max)
         return false;
-    mapping->iov[mapping->count++] = (struct iovec){host, length};
+    pieces->iov[pieces->count++] = (struct iovec){host, length};
     return true;
 }
 
-static int map_view(const struct flat_view *view, uint64_t address, uint64_t length, bool writable,
-                    struct guest_mapping *mapping)
+int flat_view_map(const struct flat_view *view, uint64_t address, uint64_t length, bool writable,
+                  struct iovec *iov, unsigned max)
 {
-    const struct flat_range *range = flat_view_from(view, address);
+    struct pieces pieces = {.iov = iov, .max = max};
+    if (length && address + (length - 1) < address)
+        return -EFAULT;
+    const struct flat_range *range = length ? flat_view_from(view, address) : NULL;
     while (length) {
         char *host = range && range->start <= address ? flat_range_host(range, writable) : NULL;
         if (!host)
             return -EFAULT;
         uint64_t offset = address - range->start;
         size_t part = shorter(range->size - offset, length);
-        if (!add_piece(mapping, host + offset, part))
-            return -EFAULT;
+        if (!add_piece(&pieces, host + offset, part))
+            return -ENOSPC;
         address += part;
         length -= part;
         range = flat_view_next(view, range);
     }
-    return 0;
+    return (int)pieces.count;
 }
 
 int guest_map(struct address_space *space, uint64_t address, uint64_t length, bool writable,
@@ -138,38 +147,35 @@ int guest_map(struct address_space *space, uint64_t address, uint64_t length, bo
 {
     mapping->count = 0;
     mapping->view = NULL;
-    if (length && address + (length - 1) < address)
-        return -EFAULT;
     struct flat_view *view = flat_view_get(space);
-    int result = map_view(view, address, length, writable, mapping);
-    if (result) {
-        mapping->count = 0;
+    int count = flat_view_map(view, address, length, writable, mapping->iov, GUEST_MAPPING_MAX);
+    if (count < 0) {
         flat_view_put(view);
-        return result;
+        return -EFAULT;
     }
+    mapping->count = (unsigned)count;
     mapping->view = view;
-    mapping->space = space;
     mapping->address = address;
     mapping->length = length;
     return 0;
 }
 
-static void mark_mapping(const struct guest_mapping *mapping, uint64_t written)
+void flat_view_mark(const struct flat_view *view, uint64_t address, uint64_t length)
 {
-    uint64_t left = written < mapping->length ? written : mapping->length, address = mapping->address;
-    const struct flat_range *range = flat_view_from(mapping->view, address);
-    for (uint64_t part; left; address += part, left -= part) {
+    const struct flat_range *range = length ? flat_view_from(view, address) : NULL;
+    for (uint64_t part; length; address += part, length -= part) {
         uint64_t offset = address - range->start;
-        part = shorter(range->size - offset, left);
+        part = shorter(range->size - offset, length);
         mark(range, offset, part);
-        range = flat_view_next(mapping->view, range);
+        range = flat_view_next(view, range);
     }
 }
 
 void guest_unmap(struct guest_mapping *mapping, uint64_t written)
 {
-    if (mapping->view && written && dirty_tracked(mapping->space->memory))
-        mark_mapping(mapping, written);
+    if (mapping->view && written && flat_view_tracked(mapping->view))
+        flat_view_mark(mapping->view, mapping->address,
+                       written < mapping->length ? written : mapping->length);
     flat_view_put(mapping->view);
     mapping->view = NULL;
     mapping->count = 0;

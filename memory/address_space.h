@@ -49,8 +49,7 @@ struct guest_mapping {
     struct flat_view *view;
     unsigned count;
     struct iovec iov[GUEST_MAPPING_MAX]; /* in guest address order, neighbours joined where host memory is */
-    struct address_space *space;         /* private from here on */
-    uint64_t address, length;
+    uint64_t address, length;            /* private */
 };
 
 /*
@@ -64,6 +63,20 @@ int guest_map(struct address_space *space, uint64_t address, uint64_t length, bo
 /* Gives a mapping back, of which the first `written` bytes may have been changed: their pages are marked
  * dirty (memory/dirty.h). */
 void guest_unmap(struct guest_mapping *mapping, uint64_t written);
+
+/*
+ * The same for who takes a view once (memory/flat_view.h) and maps much through it. Puts the pieces of host
+ * memory into `iov`, at most `max`, and returns how many: -EFAULT as above, but -ENOSPC where they are more.
+ * What has been stored is to be marked before the view is given back. Any thread.
+ */
+int flat_view_map(const struct flat_view *view, uint64_t address, uint64_t length, bool writable,
+                  struct iovec *iov, unsigned max);
+
+/* Whether what the caller has stored so far must be marked; a full fence, whatever it returns. */
+bool flat_view_tracked(const struct flat_view *view);
+
+/* Marks the pages of [address, address + length), all of it RAM in this view, dirty (memory/dirty.h). */
+void flat_view_mark(const struct flat_view *view, uint64_t address, uint64_t length);
 
 /*
  * Waits until no access that began before the call can still use a region that is no longer in any view:

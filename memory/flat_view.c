@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "memory/address_space.h"
+#include "memory/dirty_block.h"
 #include "memory/flat_tree.h"
 #include "memory/internal.h"
 #include "memory/ram_block.h"
@@ -123,6 +124,16 @@ void flat_view_put(struct flat_view *view)
             return;
     if (atomic_fetch_sub(&view->references, 1) == 1)
         release(view);
+}
+
+bool flat_view_is_current(const struct flat_view *view)
+{
+    return unpack(atomic_load_explicit(&view->space->current, memory_order_relaxed)) == view;
+}
+
+bool flat_view_tracked(const struct flat_view *view)
+{
+    return dirty_tracked(view->space->memory);
 }
 
 void memory_synchronize(struct memory *memory)

@@ -61,6 +61,13 @@ struct flat_view *flat_view_get(struct address_space *space);
 /* Gives it back. NULL is allowed. */
 void flat_view_put(struct flat_view *view);
 
+/*
+ * Whether `view`, to which the caller has a reference, is what flat_view_get() would return: how a reference
+ * that is kept for several accesses in a row is told from one that has become stale. Any thread; a single
+ * load.
+ */
+bool flat_view_is_current(const struct flat_view *view);
+
 /* The first range that ends behind `address`: the one that holds it, or the next one. NULL: none. O(log n).
  */
 const struct flat_range *flat_view_from(const struct flat_view *view, uint64_t address);

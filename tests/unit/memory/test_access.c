@@ -247,6 +247,36 @@ Test(guest_map, keeps_its_view_through_a_commit)
     assert_shows(&f, "");
 }
 
+Test(guest_map, through_a_view_that_is_held)
+{
+    struct memory_region *region = ram(&f, "ram", 2 * PAGE);
+    add(&f.root, 0, alias(&f, "b", region, PAGE, PAGE), 0);
+    add(&f.root, PAGE, alias(&f, "a", region, 0, PAGE), 0);
+    struct flat_view *view = flat_view_get(f.space);
+    struct iovec iov[2];
+    cr_assert_eq(flat_view_map(view, 8, PAGE, true, iov, 1), -ENOSPC);
+    cr_assert_eq(flat_view_map(view, 8, PAGE, true, iov, 2), 2);
+    cr_assert(iov[0].iov_base == host + PAGE + 8 && iov[0].iov_len == PAGE - 8);
+    cr_assert(iov[1].iov_base == host && iov[1].iov_len == 8);
+    cr_assert_eq(flat_view_map(view, 8, 2 * PAGE, true, iov, 2), -EFAULT);
+    cr_assert_eq(flat_view_map(view, UINT64_MAX, 2, true, iov, 2), -EFAULT);
+    cr_assert_eq(flat_view_map(view, UINT64_MAX, 0, true, iov, 0), 0);
+    flat_view_put(view);
+}
+
+Test(guest_map, knows_whether_a_view_is_current)
+{
+    struct memory_region *region = ram(&f, "ram", PAGE);
+    add(&f.root, 0, region, 0);
+    struct flat_view *view = flat_view_get(f.space);
+    cr_assert(flat_view_is_current(view));
+    cr_assert_eq(memory_region_set_enabled(region, false, NULL), 0);
+    cr_assert(!flat_view_is_current(view));
+    cr_assert_eq(memory_region_set_enabled(region, true, NULL), 0);
+    cr_assert(!flat_view_is_current(view), "another that shows the same");
+    flat_view_put(view);
+}
+
 Test(guest_copy, every_alignment_and_size)
 {
     _Alignas(16) unsigned char guest[64], to[64];

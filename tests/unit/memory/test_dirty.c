@@ -186,6 +186,20 @@ Test(dirty, mappings_mark_what_they_showed)
     dirty_stop(client);
 }
 
+Test(dirty, views_mark_what_they_show)
+{
+    struct flat_view *view = flat_view_get(f.space);
+    cr_assert(!flat_view_tracked(view));
+    struct dirty_client *client = track(DIRTY_FROM_NOW);
+    cr_assert(flat_view_tracked(view));
+    cr_assert_eq(memory_region_set_address(whole, BASE + 16 * BLOCK, NULL), 0);
+    flat_view_mark(view, BASE + 3 * PAGE - 1, 2);
+    flat_view_mark(view, BASE + 9 * PAGE, 0);
+    cr_assert_eq(taken(client), bit(2) | bit(3));
+    flat_view_put(view);
+    dirty_stop(client);
+}
+
 Test(dirty, mark_keeps_to_the_block)
 {
     struct dirty_client *client = track(DIRTY_FROM_NOW);
