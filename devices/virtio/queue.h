@@ -8,12 +8,21 @@
  * virtqueue_pop() says so once with a message, from then on the queue is silent, and its device asks for a
  * reset (virtio/device.h). Nothing else comes to harm.
  *
+ * What the specification leaves open: each area of the rings, and each indirect table, must be one piece of
+ * host memory, as any is that lies within one RAM block; buffers need not be. An indirect table has at most
+ * VIRTQUEUE_SIZE_MAX descriptors, and may have more than the ring. A buffer of no length is left out,
+ * wherever it points to; a chain of nothing else is empty. Buffer ids of packed rings are below the queue's
+ * size.
+ *
  * A chain is the buffers of one request as host memory, in two halves: what the device reads and what it
- * writes. It holds the mapping it came from, so a commit in memory does not hurt it, until it is pushed or
- * dropped; the bytes written are marked dirty then.
+ * writes. It holds the view of memory that it was found in, so a commit does not hurt it, until it is pushed
+ * or dropped; the bytes written are marked dirty then. The queue itself holds a view while chains are out and
+ * from one call of virtqueue_pop() to the next, until that finds nothing, or an interrupt is decided on; it
+ * is replaced when another has been published. memory_synchronize() waits for all of them, so a device that
+ * waits for something that may never come (input) does not keep a chain meanwhile, but puts it back.
  *
  * A queue belongs to one thread at a time: the vCPU that configures it while it is not enabled, the thread of
- * its event loop from then on until it is reset.
+ * its event loop from then on until it is reset. No call blocks.
  *
  * Specification: Virtual I/O Device (VIRTIO) Version 1.2, sections 2.6 to 2.9.
  */
@@ -59,22 +68,29 @@ void virtqueue_destroy(struct virtqueue *queue);
  */
 int virtqueue_pop(struct virtqueue *queue, struct virtqueue_chain **chain, struct error *err);
 
-/* Gives a chain back to the driver, with `written` bytes (from the first) in its second half. Chains may come
- * back in any order; with IN_ORDER the driver sees them in the order in which they were taken. */
+/*
+ * Gives a chain back to the driver, with `written` bytes (from the first) in its second half; a device that
+ * does not know how many it has written may have written more, but then says by dirty_mark() where. Chains
+ * may come back in any order; with IN_ORDER the driver sees them in the order in which they were taken.
+ */
 void virtqueue_push(struct virtqueue *queue, struct virtqueue_chain *chain, uint32_t written);
 
-/* Forgets a chain that the driver will not see again: at a reset. */
+/* Forgets a chain that the driver will not see again: at a reset, or where the queue is broken. With IN_ORDER
+ * none of those that are out is seen again. */
 void virtqueue_drop(struct virtqueue *queue, struct virtqueue_chain *chain);
 
 /* Puts the last chain taken back in front of the queue, as if it had not been taken. */
 void virtqueue_unpop(struct virtqueue *queue, struct virtqueue_chain *chain);
 
-/* Whether the driver wants to be interrupted for what was pushed since the last call. */
+/* Whether the driver wants to be interrupted for what was pushed since the last call. A device calls it after
+ * each batch that it has pushed. */
 bool virtqueue_wants_interrupt(struct virtqueue *queue);
 
 /*
- * Asks the driver for kicks, or to leave them out while the device looks by itself. After asking for them,
- * returns whether a chain has come meanwhile, for which there may be no kick.
+ * Asks the driver for kicks, as is so at first, or to leave them out while the device looks by itself. After
+ * asking for them, returns whether there is something to pop (a chain, or the message of a broken queue), for
+ * which there may be no kick. Where kicks are wanted virtqueue_pop() too asks before it says that there is no
+ * chain; so a device that goes on until then misses none.
  */
 bool virtqueue_set_kicks(struct virtqueue *queue, bool wanted);
 
@@ -83,7 +99,8 @@ bool virtqueue_broken(const struct virtqueue *queue);
 /*
  * Where the device is in the rings, for PCI's and vhost's queue state and for migration: the index (and, for
  * packed rings, the wrap counter in bit 15) of the next chain to take, and of the next to give back. Only
- * while no chain is out.
+ * while no chain is out, and the driver has been interrupted if it wants to be. A position that no ring of
+ * this size has breaks the queue.
  */
 void virtqueue_get_position(const struct virtqueue *queue, uint16_t *next_avail, uint16_t *next_used);
 void virtqueue_set_position(struct virtqueue *queue, uint16_t next_avail, uint16_t next_used);
