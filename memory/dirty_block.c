@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "base/error.h"
@@ -123,12 +124,27 @@ uint64_t dirty_block_count(const struct ram_block *block, unsigned client)
     return count;
 }
 
+/* Most of a bitmap is zero: that many words are passed over at a time. */
+#define RUN 8
+
+static uint64_t any_of_run(const _Atomic uint64_t *words)
+{
+    uint64_t any = 0;
+    for (size_t i = 0; i < RUN; i++)
+        any |= atomic_load_explicit(&words[i], memory_order_relaxed);
+    return any;
+}
+
 bool dirty_block_take(struct ram_block *block, unsigned client, uint64_t first, uint64_t words,
                       uint64_t *bitmap)
 {
     _Atomic uint64_t *from = &block->bitmaps[client][first];
     uint64_t all = 0;
     for (uint64_t i = 0; i < words; i++) {
+        for (; i + RUN <= words && !any_of_run(&from[i]); i += RUN)
+            memset(&bitmap[i], 0, RUN * sizeof(uint64_t));
+        if (i == words)
+            break;
         bitmap[i] = 0;
         if (atomic_load_explicit(&from[i], memory_order_relaxed))
             bitmap[i] = atomic_exchange(&from[i], 0);
@@ -159,8 +175,12 @@ void dirty_block_merge(struct ram_block *block, unsigned client, uint64_t first,
 {
     unsigned shift = first % DIRTY_WORD_PAGES;
     _Atomic uint64_t *to = &block->bitmaps[client][first / DIRTY_WORD_PAGES];
-    uint64_t carried = 0;
+    uint64_t carried = 0, whole = count / DIRTY_WORD_PAGES;
     for (uint64_t i = 0; i * DIRTY_WORD_PAGES < shift + count; i++) {
+        while (!carried && i + RUN <= whole && !any_of_run((const _Atomic uint64_t *)&bitmap[i]))
+            i += RUN;
+        if (i * DIRTY_WORD_PAGES >= shift + count)
+            break;
         uint64_t word = word_at(bitmap, count, i);
         uint64_t bits = word << shift | carried;
         if (bits)
