@@ -31,7 +31,7 @@
 #define MOVING       GIB
 #define MOVING_PAGES 4096
 #define WINDOW_SIZE  (8 * MIB)
-#define WINDOW_FROM  (80 * MIB)
+#define WINDOW_FROM  (48 * MIB)
 #define GROWN        (MOVING + 12 * MIB)
 #define GROWN_SIZE   (4 * MIB)
 #define DEVICE_SIZE  (16 * RAM_PAGE_SIZE)
@@ -137,7 +137,7 @@ static void passes_over_a_running_guest(struct guest_vm *vm)
     MUST(dirty_start(vm->memory, "test", DIRTY_FROM_NOW, &client, &err));
     uint64_t last_begin = dirtier_written(vm), last_end = last_begin;
     dirtier_order(vm, AREA, AREA_PAGES, DIRTIER_FOREVER);
-    for (int pass = 0; pass < 200; pass++) {
+    for (int pass = 0; pass < 100; pass++) {
         while (dirtier_written(vm) < last_end + 100)
             cr_assert_eq(atomic_load(&vm->status), GUEST_VM_RUNNING);
         uint64_t begin = dirtier_written(vm);
@@ -151,7 +151,7 @@ static void passes_over_a_running_guest(struct guest_vm *vm)
         last_begin = begin;
         last_end = end;
     }
-    cr_assert_gt(found, 200);
+    cr_assert_gt(found, 100);
     dirty_stop(client);
     cr_assert_eq(dirtier_quit(vm), 0);
 }
@@ -316,11 +316,11 @@ static void attempts_that_are_abandoned(struct guest_vm *vm)
 {
     struct copy copy;
     dirtier_order(vm, AREA, AREA_PAGES, DIRTIER_FOREVER);
-    for (int attempt = 0; attempt < 10; attempt++) {
+    for (int attempt = 0; attempt < 6; attempt++) {
         copy_begin(&copy, vm, NULL);
         for (int pass = 0; pass < attempt % 3; pass++)
             copy_pass(&copy);
-        if (attempt < 9) {
+        if (attempt < 5) {
             dirty_stop(copy.client);
             free(copy.pages[0]);
             free(copy.bitmap);
