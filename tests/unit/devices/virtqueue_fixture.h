@@ -63,17 +63,28 @@ static inline void fixture_queue(struct fixture *f)
     cr_assert_eq(virtqueue_create(&f->config, &f->queue, &f->err), 0, "%s", f->err.message);
 }
 
-static inline void fixture_end(struct fixture *f)
+/* The first part of the end, after which other regions can be destroyed. */
+static inline void fixture_take_down(struct fixture *f)
 {
     virtqueue_destroy(f->queue);
     memory_synchronize(f->memory); /* a queue that still held a view would hold this up for ever */
     memory_region_remove_all_subregions(&f->root, NULL);
     address_space_destroy(f->space);
+}
+
+static inline void fixture_free(struct fixture *f)
+{
     memory_region_destroy(&f->ram);
     memory_region_destroy(&f->other);
     memory_region_destroy(&f->root);
     memory_destroy(f->memory);
     ram_block_destroy(f->block);
+}
+
+static inline void fixture_end(struct fixture *f)
+{
+    fixture_take_down(f);
+    fixture_free(f);
 }
 
 /* A number below `limit`. */
