@@ -282,7 +282,7 @@ void made(struct driver *driver, int predicted, int result)
         driver->saved = driver->now;
 }
 
-static void op_begin(struct driver *driver)
+void op_begin(struct driver *driver)
 {
     if (driver->depth == 3)
         return;
@@ -291,7 +291,7 @@ static void op_begin(struct driver *driver)
     driver->depth++;
 }
 
-static void op_commit(struct driver *driver)
+void op_commit(struct driver *driver)
 {
     if (!driver->depth)
         return;
@@ -334,6 +334,7 @@ typedef void operation(struct driver *driver);
 static operation *const all_operations[] = {
     op_create,
     op_crowd,
+    op_swap,
     op_create,
     op_create,
     op_add,
@@ -376,13 +377,12 @@ static operation *const all_operations[] = {
 
 /* Fewer regions, and more that happens to their pages. */
 static operation *const dirty_operations[] = {
-    op_create,      op_add,         op_create,          op_add,         op_create,
-    op_add,         op_dirty_start, op_dirty_sync,      op_dirty_pass,  op_dirty_pass,
-    op_dirty_take,  op_dirty_take,  op_dirty_take,      op_dirty_take,  op_guest_store,
-    op_guest_store, op_guest_store, op_guest_store,     op_guest_store, op_guest_store,
-    op_store,       op_reap,        op_guest_meanwhile, op_dirty_stop,  op_arm,
-    op_move,        op_enable,      op_remove,          op_flag,        op_begin,
-    op_commit,      op_commit,
+    op_create,      op_add,         op_create,      op_add,         op_create,      op_add,
+    op_dirty_start, op_dirty_sync,  op_dirty_pass,  op_swap,        op_dirty_pass,  op_dirty_take,
+    op_dirty_take,  op_dirty_take,  op_dirty_take,  op_guest_store, op_guest_store, op_guest_store,
+    op_guest_store, op_guest_store, op_guest_store, op_store,       op_reap,        op_guest_meanwhile,
+    op_dirty_stop,  op_arm,         op_move,        op_enable,      op_remove,      op_flag,
+    op_begin,       op_commit,      op_commit,
 };
 
 /* What kind of address space it is. */

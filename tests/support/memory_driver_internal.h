@@ -111,6 +111,7 @@ struct driver {
     struct log log, expected;
     unsigned fail_at; /* the call of a recorder, counted from 1, that fails; 0: none */
     bool failed;      /* it has */
+    bool registering; /* a recorder is told of what is there already */
     bool settled;     /* a transaction has ended since the last check */
     bool dirty;       /* it is more about pages than about regions */
     bool huge;        /* regions may reach to 2^64 */
@@ -175,6 +176,10 @@ char *host_of(const struct driver *driver, const struct oracle_answer *answer);
 /* What devices do: a byte says which node and offset it is. */
 extern const struct memory_region_ops driver_device_ops;
 
+/* Begin and end a transaction, and so can be part of other operations. */
+void op_begin(struct driver *driver);
+void op_commit(struct driver *driver);
+
 /* Operations on the tree; and on ioeventfds, zones and listeners. */
 void op_create(struct driver *driver);
 void op_add(struct driver *driver);
@@ -185,6 +190,7 @@ void op_remove(struct driver *driver);
 void op_empty(struct driver *driver);
 void op_enable(struct driver *driver);
 void op_move(struct driver *driver);
+void op_swap(struct driver *driver);
 void op_resize(struct driver *driver);
 void op_alias_offset(struct driver *driver);
 void op_destroy(struct driver *driver);

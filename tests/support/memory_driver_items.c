@@ -181,7 +181,9 @@ static void register_again(struct driver *driver, struct recorder *recorder)
     struct side *side = &driver->sides[recorder->side];
     static const struct oracle_view nothing = {0};
     narrate(driver, "register listener %u of space %u", recorder->number, recorder->side);
+    driver->registering = true;
     int result = memory_listener_register(&recorder->listener, side->space, &driver->err);
+    driver->registering = false;
     bool no_memory = failing_malloc_failed() && result == -ENOMEM;
     EXPECT(driver, no_memory || result == (driver->failed ? -EREMOTEIO : 0));
     log_expect(driver, recorder, PREPARE);

@@ -87,7 +87,8 @@ static int heard(struct memory_listener *listener, const struct memory_change *c
         check_windows(driver, &driver->sides[self->side], change);
     EXPECT(driver, memory_region_set_enabled(&driver->regions[0], false, NULL) == -EBUSY);
     struct flat_view *published = flat_view_get(change->space);
-    bool final = stage == COMMIT || stage == ABORT || stage == RANGE_NOP || change->new_view == published;
+    bool back = (driver->registering ? change->old_view : change->new_view) == published;
+    bool final = stage == COMMIT || stage == ABORT || stage == RANGE_NOP || back;
     flat_view_put(published);
     if (final || driver->failed || driver->log.count != driver->fail_at)
         return 0;

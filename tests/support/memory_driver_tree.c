@@ -38,6 +38,11 @@ static bool is_alias(const struct oracle_node *node)
     return node->kind == MEMORY_REGION_ALIAS;
 }
 
+static bool is_ram(const struct oracle_node *node)
+{
+    return node->kind == MEMORY_REGION_RAM && node->parent != ORACLE_NONE;
+}
+
 /* Mostly a node that can be put somewhere. */
 static int pick_loose(struct driver *driver)
 {
@@ -278,10 +283,8 @@ void op_enable(struct driver *driver)
     made(driver, 0, memory_region_set_enabled(&driver->regions[index], enabled, &driver->err));
 }
 
-void op_move(struct driver *driver)
+static void move(struct driver *driver, int index, uint64_t place)
 {
-    int index = pick_node(driver);
-    uint64_t place = pick_place(driver);
     struct oracle_node *node = &driver->now.nodes[index];
     int predicted = 0;
     if (node->parent == ORACLE_NONE)
@@ -294,6 +297,23 @@ void op_move(struct driver *driver)
     }
     narrate(driver, "move %s to 0x%llx", name_of(driver, index), (unsigned long long)place);
     made(driver, predicted, memory_region_set_address(&driver->regions[index], place, &driver->err));
+}
+
+void op_move(struct driver *driver)
+{
+    int index = pick_node(driver);
+    move(driver, index, pick_place(driver));
+}
+
+/* Lets two regions change places in one transaction. */
+void op_swap(struct driver *driver)
+{
+    int one = pick_suitable(driver, is_ram), other = pick_suitable(driver, is_ram);
+    uint64_t place = driver->now.nodes[one].address;
+    op_begin(driver);
+    move(driver, one, driver->now.nodes[other].address);
+    move(driver, other, place);
+    op_commit(driver);
 }
 
 static int predict_size(const struct driver *driver, const struct oracle_node *node, memory_size size)
