@@ -101,6 +101,7 @@ static void kicked(struct virtio_device *device, unsigned index, struct virtqueu
     if (result < 0) {
         echo->breaks++;
         virtio_queue_broke(device, index, &err);
+        virtio_queue_broke(device, index, &err); /* more does nothing */
     }
     virtio_queue_interrupt(device, index);
 }
