@@ -89,6 +89,7 @@ void address_space_destroy(struct address_space *space)
     assert(!space->listeners && !memory->depth);
     unlink_space(space);
     flat_view_publish(space, NULL);
+    flat_view_bury(memory);
     pthread_mutex_unlock(&memory->lock);
     free_space(space);
 }

@@ -25,11 +25,12 @@ struct extent_block {
     uint64_t start;
     unsigned level; /* 2^level bytes */
     unsigned users; /* covers, linked or not */
-    struct extent_block *parent, *half[2];
+    struct extent_block *half[2];
+    extent_rank high; /* the topmost in the block */
+    extent_rank low;  /* each byte of the block is hidden from what lies below this */
+    struct extent_block *parent;
     struct cover_tree covers[2];     /* [1]: of opaque extents; rising rank */
     struct extent_cover *topmost[2]; /* of each; active */
-    extent_rank high;                /* the topmost in the block */
-    extent_rank low;                 /* each byte of the block is hidden from what lies below this */
 };
 
 static int compare_covers(const struct extent_cover *a, const struct extent_cover *b)
@@ -49,16 +50,9 @@ static extent_rank lower(extent_rank a, extent_rank b)
     return a < b ? a : b;
 }
 
-static struct span block_span(const struct extent_block *block)
+static uint64_t last_of(const struct extent_block *block)
 {
-    return (struct span){block->start, block->start + ((__int128)1 << block->level)};
-}
-
-/* Half number `which` of a block that is larger than a byte. */
-static struct span half_span(const struct extent_block *block, unsigned which)
-{
-    __int128 size = (__int128)1 << (block->level - 1), start = block->start + which * size;
-    return (struct span){start, start + size};
+    return block->start | (block->level ? UINT64_MAX >> (BITS - block->level) : 0);
 }
 
 static bool block_holds(const struct extent_block *block, uint64_t address)
@@ -66,9 +60,20 @@ static bool block_holds(const struct extent_block *block, uint64_t address)
     return block->level == BITS || (address ^ block->start) >> block->level == 0;
 }
 
+static unsigned which_half(const struct extent_block *block, uint64_t address)
+{
+    return address >> (block->level - 1) & 1;
+}
+
 static struct extent_block **half_of(struct extent_block *block, uint64_t address)
 {
-    return &block->half[address >> (block->level - 1) & 1];
+    return &block->half[which_half(block, address)];
+}
+
+/* The first address of a block's second half. */
+static uint64_t middle_of(const struct extent_block *block)
+{
+    return block->start | (uint64_t)1 << (block->level - 1);
 }
 
 static extent_rank rank_of(const struct extent_cover *cover)
@@ -163,6 +168,10 @@ static void prune(struct extent_index *index, struct extent_block *block)
         *(parent ? half_of(parent, block->start) : &index->root) = child;
         if (child)
             child->parent = parent;
+        if (index->recent == block)
+            index->recent = parent;
+        if (!index->root)
+            index->level = 0;
         free(block);
         block = parent;
     }
@@ -255,6 +264,7 @@ static bool place(struct extent_index *index, struct extent *extent)
             return false;
         }
         block->users++;
+        index->level = level > index->level ? level : index->level;
         extent->covers[extent->cover_count++] = (struct extent_cover){.extent = extent, .block = block};
     }
     for (unsigned i = 0; extent->active && i < extent->cover_count; i++)
@@ -317,8 +327,8 @@ void extent_set_active(struct extent *extent, bool active)
 }
 
 struct look {
-    struct span window;
     uint64_t search;
+    struct extent_block *first; /* the first block that was looked into; NULL: none yet */
     bool (*visit)(void *opaque, struct extent *extent);
     void *opaque;
     bool stopped;
@@ -346,34 +356,31 @@ static void visit_open(struct look *look, struct extent_block *block, extent_ran
     }
 }
 
-static extent_rank look_into(struct look *look, struct extent_block *block, extent_rank floor);
+static extent_rank look_into(struct look *look, struct extent_block *block, uint64_t first, uint64_t last,
+                             extent_rank floor);
 
-/* As look_into() for half `which` of `block`. */
-static extent_rank look_into_half(struct look *look, const struct extent_block *block, unsigned which,
-                                  extent_rank floor)
+/* The lower of what look_into() says of both halves. */
+static extent_rank look_into_halves(struct look *look, const struct extent_block *block, uint64_t first,
+                                    uint64_t last, extent_rank floor)
 {
-    struct extent_block *half = block->half[which];
-    if (!half)
+    if (!block->level)
         return EXTENT_RANK_NONE;
-    extent_rank low = look_into(look, half, floor);
-    struct span seen = span_intersect(half_span(block, which), look->window), inner = block_span(half);
-    return inner.start <= seen.start && seen.end <= inner.end ? low : EXTENT_RANK_NONE;
+    unsigned which = which_half(block, first);
+    if (which == which_half(block, last))
+        return look_into(look, block->half[which], first, last, floor);
+    uint64_t middle = middle_of(block);
+    extent_rank low = look_into(look, block->half[0], first, middle - 1, floor);
+    return lower(low, look_into(look, block->half[1], middle, last, floor));
 }
 
-/*
- * Visits what can be seen in the block, where all that is not over `floor` is hidden. Returns a rank below
- * which everything is hidden by the block, as far as it lies in the window: NONE if what is in it matters no
- * more.
- */
-static extent_rank look_into(struct look *look, struct extent_block *block, extent_rank floor)
+/* As look_into(), for addresses that are all in the block. */
+static extent_rank look_into_whole(struct look *look, struct extent_block *block, uint64_t first,
+                                   uint64_t last, extent_rank floor)
 {
-    if (block->high <= floor || span_empty(span_intersect(block_span(block), look->window)))
-        return EXTENT_RANK_NONE;
+    look->first = look->first ? look->first : block;
     struct extent_cover *topmost = block->topmost[1];
-    extent_rank top = rank_of(topmost), low = block->level ? ~EXTENT_RANK_NONE : EXTENT_RANK_NONE;
-    for (unsigned i = 0; block->level && i < 2; i++)
-        if (!span_empty(span_intersect(half_span(block, i), look->window)))
-            low = lower(low, look_into_half(look, block, i, higher(floor, top)));
+    extent_rank top = rank_of(topmost);
+    extent_rank low = look_into_halves(look, block, first, last, higher(floor, top));
     if (top > higher(floor, low))
         visit(look, topmost->extent);
     low = higher(low, top);
@@ -381,15 +388,47 @@ static extent_rank look_into(struct look *look, struct extent_block *block, exte
     return low;
 }
 
+/*
+ * Visits what can be seen from `first` to `last`, where nothing is but what is in `block` (NULL: nothing) and
+ * all that is not over `floor` is hidden. Returns a rank below which all of that is hidden: NONE if what is
+ * there matters no more.
+ */
+static extent_rank look_into(struct look *look, struct extent_block *block, uint64_t first, uint64_t last,
+                             extent_rank floor)
+{
+    while (block && block->high > floor && first <= last_of(block) && last >= block->start) {
+        if (first < block->start || last > last_of(block)) {
+            look_into_whole(look, block, first < block->start ? block->start : first,
+                            last > last_of(block) ? last_of(block) : last, floor);
+            return EXTENT_RANK_NONE;
+        }
+        if (block->users || which_half(block, first) != which_half(block, last))
+            return look_into_whole(look, block, first, last, floor);
+        block = *half_of(block, first);
+    }
+    return EXTENT_RANK_NONE;
+}
+
+/* A block outside of which nothing lies from `first` to `last`; NULL: there is none. */
+static struct extent_block *start_block(const struct extent_index *index, uint64_t first, uint64_t last)
+{
+    struct extent_block *block = index->recent;
+    while (block && (block->level < index->level || first < block->start || last > last_of(block)))
+        block = block->parent;
+    return block ? block : index->root;
+}
+
 bool extent_index_visible(struct extent_index *index, struct span window,
                           bool (*visit_extent)(void *opaque, struct extent *extent), void *opaque)
 {
-    struct look look = {window, ++index->search, visit_extent, opaque, false};
+    uint64_t first = (uint64_t)window.start, last = (uint64_t)(window.end - 1);
+    struct look look = {.search = ++index->search, .visit = visit_extent, .opaque = opaque};
     for (struct extent *extent = index->loose; extent; extent = extent->next)
         if (extent->active && !span_empty(span_intersect(extent->span, window)))
             visit(&look, extent);
-    if (index->root)
-        look_into(&look, index->root, EXTENT_RANK_NONE);
+    look_into(&look, start_block(index, first, last), first, last, EXTENT_RANK_NONE);
+    if (look.first)
+        index->recent = look.first;
     return !look.stopped;
 }
 
@@ -400,43 +439,51 @@ struct opening {
     void *opaque;
 };
 
-static void add_part(struct opening *opening, struct span part)
+static void add_part(struct opening *opening, uint64_t first, uint64_t last)
 {
-    if (span_empty(part))
-        return;
-    if (opening->part.end == part.start) {
-        opening->part.end = part.end;
+    if (opening->part.end == first) {
+        opening->part.end = (__int128)last + 1;
         return;
     }
     if (!span_empty(opening->part))
         opening->visit(opening->opaque, opening->part);
-    opening->part = part;
+    opening->part = (struct span){first, (__int128)last + 1};
 }
 
-/* Adds the open parts of `span`, in which nothing lies but what is in `block` (NULL: nothing). */
-static void open_block(struct opening *opening, const struct extent_block *block, struct span span)
+/* Adds the open parts from `first` to `last`, where nothing is but what is in `block` (NULL: nothing). */
+static void open_block(struct opening *opening, const struct extent_block *block, uint64_t first,
+                       uint64_t last)
 {
-    struct span inner = block ? span_intersect(block_span(block), span) : (struct span){0};
-    if (span_empty(inner)) {
-        add_part(opening, span);
-        return;
+    while (block && block->high > opening->rank && first <= last_of(block) && last >= block->start) {
+        uint64_t end = last_of(block);
+        if (first < block->start) {
+            add_part(opening, first, block->start - 1);
+            first = block->start;
+        }
+        if (last > end) {
+            open_block(opening, block, first, end);
+            add_part(opening, end + 1, last);
+            return;
+        }
+        if (block->low > opening->rank)
+            return;
+        if (!block->level)
+            break;
+        if (which_half(block, first) != which_half(block, last)) {
+            open_block(opening, block->half[0], first, middle_of(block) - 1);
+            first = middle_of(block);
+        }
+        block = block->half[which_half(block, first)];
     }
-    add_part(opening, (struct span){span.start, inner.start});
-    if (block->high <= opening->rank || (block->low <= opening->rank && !block->level)) {
-        add_part(opening, inner);
-    } else if (block->low <= opening->rank) {
-        for (unsigned i = 0; i < 2; i++)
-            if (!span_empty(span_intersect(half_span(block, i), inner)))
-                open_block(opening, block->half[i], span_intersect(half_span(block, i), inner));
-    }
-    add_part(opening, (struct span){inner.end, span.end});
+    add_part(opening, first, last);
 }
 
 void extent_index_open(const struct extent_index *index, extent_rank rank, struct span span,
                        void (*visit_part)(void *opaque, struct span part), void *opaque)
 {
     struct opening opening = {.rank = rank, .part = {-1, -1}, .visit = visit_part, .opaque = opaque};
-    open_block(&opening, index->root, span);
+    uint64_t first = (uint64_t)span.start, last = (uint64_t)(span.end - 1);
+    open_block(&opening, start_block(index, first, last), first, last);
     if (!span_empty(opening.part))
         visit_part(opaque, opening.part);
 }

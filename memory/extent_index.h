@@ -7,6 +7,9 @@
  * in it, and the lowest that an opaque extent shows in it: what lies below that is hidden all over the block.
  * So neither question costs more than what is visible, and a logarithm of the rest.
  *
+ * Searches begin at the block that the last one came to and climb as far as they must, because changes tend
+ * to be where the last ones were.
+ *
  * An extent that is not active can neither be seen nor hide anything. Its covers stay where they are until
  * they come to the top of their block, so that switching it off and on costs next to nothing.
  *
@@ -49,7 +52,8 @@ struct extent {
 };
 
 struct extent_index {
-    struct extent_block *root;
+    struct extent_block *root, *recent; /* the last that was looked into; NULL: none */
+    unsigned level;                     /* no cover is in a block above this one */
     struct extent *loose;
     size_t count;
     uint64_t search; /* the last one */
@@ -72,8 +76,8 @@ bool extent_index_visible(struct extent_index *index, struct span window,
                           bool (*visit)(void *opaque, struct extent *extent), void *opaque);
 
 /*
- * Calls `visit` for the parts of `span` where no opaque extent that lies over `rank` is: rising, and as few
- * as they can be. `visit` must not change the index.
+ * Calls `visit` for the parts of `span` (as above) where no opaque extent that lies over `rank` is: rising,
+ * and as few as they can be. `visit` must not change the index.
  */
 void extent_index_open(const struct extent_index *index, extent_rank rank, struct span span,
                        void (*visit)(void *opaque, struct span part), void *opaque);

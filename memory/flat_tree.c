@@ -19,14 +19,9 @@ static struct flat_branch *branch_of(const struct flat_node *node)
     return container_of(node, struct flat_branch, node);
 }
 
-static void node_get(struct flat_node *node)
-{
-    atomic_fetch_add_explicit(&node->references, 1, memory_order_relaxed);
-}
-
 void flat_node_put(struct flat_node *node)
 {
-    if (!node || atomic_fetch_sub_explicit(&node->references, 1, memory_order_acq_rel) != 1)
+    if (!node || --node->references)
         return;
     for (unsigned i = 0; i < node->count; i++)
         if (node->level)
@@ -87,6 +82,7 @@ const struct flat_range *flat_node_next(const struct flat_node *root, const stru
 void flat_builder_begin(struct flat_builder *builder)
 {
     builder->failed = false;
+    builder->waiting = 0;
     memset(builder->counts, 0, sizeof(builder->counts));
 }
 
@@ -97,7 +93,7 @@ static struct flat_node *create_node(struct flat_builder *builder, unsigned leve
     builder->failed |= !node;
     if (!node)
         return NULL;
-    atomic_init(&node->references, 1);
+    node->references = 1;
     node->level = (uint16_t)level;
     node->count = (uint16_t)count;
     return node;
@@ -128,7 +124,7 @@ static struct flat_node *close_branch(struct flat_builder *builder, unsigned lev
     return node;
 }
 
-static void push_node(struct flat_builder *builder, struct flat_node *node);
+static void push_node(struct flat_builder *builder, struct flat_child child);
 
 /* Closes the first `count` entries that wait for a node of `level`. */
 static void close_first(struct flat_builder *builder, unsigned level, unsigned count)
@@ -137,12 +133,14 @@ static void close_first(struct flat_builder *builder, unsigned level, unsigned c
     if (!node)
         return;
     unsigned left = builder->counts[level] -= count;
+    if (!left)
+        builder->waiting &= ~(1u << level);
     if (level)
         memmove(builder->children[level - 1], builder->children[level - 1] + count,
                 left * sizeof(struct flat_child));
     else
         memmove(builder->ranges, builder->ranges + count, left * sizeof(struct flat_range));
-    push_node(builder, node);
+    push_node(builder, (struct flat_child){last_of(node), node});
 }
 
 /* Closes all entries that wait for a node of `level`, into two halves if they are too many for one. */
@@ -155,23 +153,24 @@ static void close_all(struct flat_builder *builder, unsigned level)
         close_first(builder, level, builder->counts[level]);
 }
 
-/* Whether there is room for one more entry that waits for a node of `level`. */
+/* Makes room for one more entry that waits for a node of `level`. False where memory is short. */
 static bool make_room(struct flat_builder *builder, unsigned level)
 {
     if (!builder->failed && builder->counts[level] == 2 * FLAT_NODE_MAX)
         close_first(builder, level, FLAT_NODE_MAX);
+    builder->waiting |= builder->failed ? 0 : 1u << level;
     return !builder->failed;
 }
 
 /* Appends a node, with its reference. */
-static void push_node(struct flat_builder *builder, struct flat_node *node)
+static void push_node(struct flat_builder *builder, struct flat_child child)
 {
-    unsigned level = node->level + 1u;
+    unsigned level = child.node->level + 1u;
     assert(level < FLAT_DEPTH_MAX);
     if (make_room(builder, level))
-        builder->children[level - 1][builder->counts[level]++] = (struct flat_child){last_of(node), node};
+        builder->children[level - 1][builder->counts[level]++] = child;
     else
-        flat_node_put(node);
+        flat_node_put(child.node);
 }
 
 void flat_builder_add(struct flat_builder *builder, const struct flat_range *range)
@@ -186,26 +185,28 @@ void flat_builder_add(struct flat_builder *builder, const struct flat_range *ran
  */
 static bool settle(struct flat_builder *builder, unsigned level)
 {
-    for (unsigned i = 0; i <= level && !builder->failed; i++) {
-        if (builder->counts[i] && builder->counts[i] < FLAT_NODE_MIN)
+    unsigned wanted = (2u << level) - 1;
+    while (!builder->failed && (builder->waiting & wanted)) {
+        unsigned lowest = (unsigned)__builtin_ctz(builder->waiting);
+        if (builder->counts[lowest] < FLAT_NODE_MIN)
             return false;
-        if (builder->counts[i])
-            close_all(builder, i);
+        close_all(builder, lowest);
     }
     return !builder->failed;
 }
 
 /* Appends a whole node, as it is if it can stand beside what waits; its entries otherwise. */
-static void share_node(struct flat_builder *builder, struct flat_node *node)
+static void share_node(struct flat_builder *builder, struct flat_child child)
 {
+    struct flat_node *node = child.node;
     if (node->count >= FLAT_NODE_MIN && settle(builder, node->level)) {
-        node_get(node);
-        push_node(builder, node);
+        node->references++;
+        push_node(builder, child);
         return;
     }
     for (unsigned i = 0; i < node->count && !builder->failed; i++)
         if (node->level)
-            share_node(builder, branch_of(node)->children[i].node);
+            share_node(builder, branch_of(node)->children[i]);
         else
             flat_builder_add(builder, &leaf_of(node)->ranges[i]);
 }
@@ -218,12 +219,13 @@ static void share_ranges(struct flat_builder *builder, const struct flat_leaf *l
             flat_builder_add(builder, &leaf->ranges[i]);
 }
 
-/* As flat_builder_share(), where nothing of `node` lies below `low`. */
-static void share_part(struct flat_builder *builder, struct flat_node *node, memory_size low,
+/* As flat_builder_share(), where nothing of `child` lies below `low`. */
+static void share_part(struct flat_builder *builder, struct flat_child child, memory_size low,
                        memory_size start, memory_size end)
 {
-    if (start <= low && last_of(node) < end) {
-        share_node(builder, node);
+    struct flat_node *node = child.node;
+    if (start <= low && child.last < end) {
+        share_node(builder, child);
         return;
     }
     if (!node->level) {
@@ -236,7 +238,7 @@ static void share_part(struct flat_builder *builder, struct flat_node *node, mem
             low = (memory_size)branch->children[i - 1].last + 1;
         if (low >= end || builder->failed)
             return;
-        share_part(builder, branch->children[i].node, low, start, end);
+        share_part(builder, branch->children[i], low, start, end);
     }
 }
 
@@ -244,15 +246,7 @@ void flat_builder_share(struct flat_builder *builder, struct flat_node *root, me
                         memory_size end)
 {
     if (root && start < end && start < MEMORY_SIZE_MAX)
-        share_part(builder, root, 0, start, end);
-}
-
-static bool waits_above(const struct flat_builder *builder, unsigned level)
-{
-    for (unsigned i = level + 1; i < FLAT_DEPTH_MAX; i++)
-        if (builder->counts[i])
-            return true;
-    return false;
+        share_part(builder, (struct flat_child){last_of(root), root}, 0, start, end);
 }
 
 static void discard(struct flat_builder *builder)
@@ -269,7 +263,7 @@ bool flat_builder_finish(struct flat_builder *builder, struct flat_node **root)
     *root = NULL;
     for (unsigned level = 0; !builder->failed; level++) {
         unsigned count = builder->counts[level];
-        if (!waits_above(builder, level) && (!count || (level && count == 1))) {
+        if (!(builder->waiting >> level >> 1) && (!count || (level && count == 1))) {
             *root = count ? builder->children[level - 1][0].node : NULL;
             return true;
         }

@@ -3,7 +3,8 @@
  *
  * Leaves (level 0) hold ranges; the nodes above hold children, each with the last address that it covers, so
  * that a look-up is one descent. A node belongs to all views, and nodes of views, that refer to it, and dies
- * with the last of them, on whatever thread that is.
+ * with the last of them. Readers, who hold views, know nothing of that: the counts of references belong to
+ * the lock of `struct memory`.
  *
  * A builder makes a new tree from left to right. What stays as it was is shared with the old tree in pieces
  * as large as they come; single ranges lie between. Every node but those at the right edge has at least
@@ -12,7 +13,6 @@
  */
 #pragma once
 
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -26,7 +26,7 @@
 #define FLAT_DEPTH_MAX 24 /* more ranges than memory holds: FLAT_NODE_MIN to this power */
 
 struct flat_node {
-    atomic_uint references;
+    unsigned references;
     uint16_t level, count;
 };
 
@@ -57,7 +57,8 @@ const struct flat_range *flat_node_next(const struct flat_node *root, const stru
  * than two nodes' or when a whole node follows.
  */
 struct flat_builder {
-    bool failed; /* memory was short: nothing more is taken */
+    bool failed;      /* memory was short: nothing more is taken */
+    unsigned waiting; /* bit n: entries wait for a node of level n */
     unsigned counts[FLAT_DEPTH_MAX];
     struct flat_range ranges[2 * FLAT_NODE_MAX];
     struct flat_child children[FLAT_DEPTH_MAX][2 * FLAT_NODE_MAX]; /* nodes of level n in [n] */

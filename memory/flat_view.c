@@ -30,6 +30,7 @@ struct flat_view {
     struct address_space *space;
     _Atomic int64_t references; /* PUBLISHED, less references given back; then those still out */
     unsigned epoch;             /* in which it was retired */
+    struct flat_view *next;     /* another dead one */
     struct flat_node *root;     /* NULL: shows nothing */
 };
 
@@ -47,8 +48,11 @@ static struct flat_view *unpack(uint64_t word)
 
 struct flat_view *flat_view_create(struct address_space *space, struct flat_node *root)
 {
-    struct flat_view *view = aligned_alloc(VIEW_ALIGNMENT, VIEW_ALIGNMENT);
+    struct memory *memory = space->memory;
+    struct flat_view *view =
+        memory->spare_view ? memory->spare_view : aligned_alloc(VIEW_ALIGNMENT, VIEW_ALIGNMENT);
     static_assert(sizeof(*view) <= VIEW_ALIGNMENT, "a view fits into its alignment");
+    memory->spare_view = NULL;
     if (!view) {
         flat_node_put(root);
         return NULL;
@@ -63,12 +67,15 @@ struct flat_node *flat_view_root(const struct flat_view *view)
     return view->root;
 }
 
+/* What is left is for the next view, because aligned memory is slow to come by. */
 void flat_view_destroy(struct flat_view *view)
 {
     if (!view)
         return;
+    struct memory *memory = view->space->memory;
     flat_node_put(view->root);
-    free(view);
+    free(memory->spare_view);
+    memory->spare_view = view;
 }
 
 static void futex_wake_all(_Atomic uint32_t *word)
@@ -76,14 +83,26 @@ static void futex_wake_all(_Atomic uint32_t *word)
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
 }
 
-/* The last reader of a retired view is gone. */
+/* The last reader of a retired view is gone. The view is left to the next commit: a reader does not free. */
 static void release(struct flat_view *view)
 {
     struct memory *memory = view->space->memory;
     _Atomic uint32_t *retired = &memory->retired[view->epoch];
-    flat_view_destroy(view);
+    view->next = atomic_load_explicit(&memory->dead, memory_order_relaxed);
+    while (!atomic_compare_exchange_weak_explicit(&memory->dead, &view->next, view, memory_order_release,
+                                                  memory_order_relaxed))
+        ;
     if (atomic_fetch_sub(retired, 1) == 1 && atomic_load(&memory->waiting))
         futex_wake_all(retired);
+}
+
+void flat_view_bury(struct memory *memory)
+{
+    struct flat_view *next = NULL;
+    for (struct flat_view *view = atomic_exchange(&memory->dead, NULL); view; view = next) {
+        next = view->next;
+        flat_view_destroy(view);
+    }
 }
 
 static void retire(struct flat_view *view, uint64_t taken)
@@ -148,6 +167,9 @@ void memory_synchronize(struct memory *memory)
     for (uint32_t count; (count = atomic_load(retired)) != 0;)
         syscall(SYS_futex, retired, FUTEX_WAIT_PRIVATE, count, NULL, NULL, 0);
     atomic_store(&memory->waiting, false);
+    pthread_mutex_lock(&memory->lock);
+    flat_view_bury(memory);
+    pthread_mutex_unlock(&memory->lock);
     pthread_mutex_unlock(&memory->synchronize_lock);
 }
 

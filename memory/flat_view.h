@@ -6,10 +6,10 @@
  * Readers share views by a split reference count. The word that holds the address of the current view also
  * counts the references taken through it, so taking one is a single atomic addition and cannot meet a view
  * that has just gone; when a new view is published the count moves into the old one, which dies with its last
- * reader. So no reader waits, a thread may take references within each other and commit while it holds them,
- * and however fast commits come no more views are alive than have readers. (RCU would need every reading
- * thread registered and quiescent from time to time, holds dead views back for a grace period, and a callback
- * that commits could not wait for one.)
+ * reader, and is freed by the commit under way or the next one. So no reader waits, a thread may take
+ * references within each other and commit while it holds them, and however fast commits come no more views
+ * are alive than have readers. (RCU would need every reading thread registered and quiescent from time to
+ * time, holds dead views back for a grace period, and a callback that commits could not wait for one.)
  */
 #pragma once
 

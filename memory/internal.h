@@ -82,7 +82,9 @@ struct memory {
     pthread_mutex_t synchronize_lock; /* one memory_synchronize() at a time */
     unsigned epoch;                   /* 0 or 1; guarded by `lock` */
     _Atomic uint32_t retired[2];
-    atomic_bool waiting; /* somebody waits for a count */
+    _Atomic(struct flat_view *) dead; /* retired views that have no readers any more */
+    struct flat_view *spare_view;     /* a destroyed one, to be used again; NULL: none */
+    atomic_bool waiting;              /* somebody waits for a count */
 };
 
 struct address_space {
@@ -223,8 +225,16 @@ void flat_view_destroy(struct flat_view *view);
  */
 void flat_view_publish(struct address_space *space, struct flat_view *view);
 
+/* Frees retired views that have no readers any more. */
+void flat_view_bury(struct memory *memory);
+
+/* Fills in a change of `space`, in one window or more. */
+void memory_change_begin(struct memory_change *change, struct address_space *space,
+                         const struct flat_view *old_view, const struct flat_view *new_view,
+                         const struct memory_window *windows, size_t count);
+
 /* Whether the listeners of a space would hear of `change` at all. */
-bool memory_change_visible(const struct memory_change *change);
+bool memory_change_visible(struct memory_change *change);
 
 /* The three steps of telling the listeners of `space` about its change; memory/listener.h has their order. */
 int listeners_prepare(struct address_space *space, struct error *err);

@@ -115,6 +115,7 @@ static int call_listener(const struct play *play, struct memory_listener *listen
 
 /* One kind of thing that a view has and that listeners hear of. */
 struct item_kind {
+    unsigned bit; /* in memory_change.unchanged */
     enum call del, add;
     bool (*next)(struct flat_cursor *, union item *);
     int (*compare)(const union item *, const union item *); /* 0: the same */
@@ -163,9 +164,10 @@ static int compare_ioeventfds(const union item *left, const union item *right)
     return a->fd < b->fd ? -1 : a->fd > b->fd;
 }
 
-static const struct item_kind ranges = {RANGE_DEL, RANGE_ADD, next_range, compare_ranges};
-static const struct item_kind zones = {COALESCED_DEL, COALESCED_ADD, next_zone, compare_zones};
-static const struct item_kind ioeventfds = {IOEVENTFD_DEL, IOEVENTFD_ADD, next_ioeventfd, compare_ioeventfds};
+static const struct item_kind ranges = {1, RANGE_DEL, RANGE_ADD, next_range, compare_ranges};
+static const struct item_kind zones = {2, COALESCED_DEL, COALESCED_ADD, next_zone, compare_zones};
+static const struct item_kind ioeventfds = {4, IOEVENTFD_DEL, IOEVENTFD_ADD, next_ioeventfd,
+                                            compare_ioeventfds};
 
 /* A walk through what two views have of one kind: at each step the lesser of both, or the same of both. */
 struct difference {
@@ -177,11 +179,12 @@ struct difference {
 
 static struct difference difference_begin(const struct item_kind *kind, const struct memory_change *change)
 {
-    struct difference difference = {
-        .kind = kind,
-        .old_cursor = flat_cursor_begin(change->old_view, change->windows, change->window_count),
-        .new_cursor = flat_cursor_begin(change->new_view, change->windows, change->window_count),
-    };
+    const struct flat_cursor cursor = {.windows = change->windows, .window_count = change->window_count};
+    struct difference difference = {.kind = kind, .old_cursor = cursor, .new_cursor = cursor};
+    difference.old_cursor.view = change->old_view;
+    difference.old_cursor.range = change->old_first;
+    difference.new_cursor.view = change->new_view;
+    difference.new_cursor.range = change->new_first;
     difference.has_old = kind->next(&difference.old_cursor, &difference.old);
     difference.has_new = kind->next(&difference.new_cursor, &difference.new);
     return difference;
@@ -209,16 +212,33 @@ static bool difference_next(struct difference *difference, struct difference_ste
     return true;
 }
 
-static bool differs(const struct item_kind *kind, const struct memory_change *change)
+void memory_change_begin(struct memory_change *change, struct address_space *space,
+                         const struct flat_view *old_view, const struct flat_view *new_view,
+                         const struct memory_window *windows, size_t count)
+{
+    *change = (struct memory_change){
+        .space = space,
+        .old_view = old_view,
+        .new_view = new_view,
+        .windows = windows,
+        .window_count = count,
+        .old_first = flat_view_from(old_view, windows->start),
+        .new_first = flat_view_from(new_view, windows->start),
+    };
+}
+
+/* Whether anything of a kind differs. Notes if it does not. */
+static bool differs(const struct item_kind *kind, struct memory_change *change)
 {
     struct difference difference = difference_begin(kind, change);
     for (struct difference_step step; difference_next(&difference, &step);)
         if (!step.in_old || !step.in_new || (kind == &ranges && step.old.range->log != step.new.range->log))
             return true;
+    change->unchanged |= kind->bit;
     return false;
 }
 
-bool memory_change_visible(const struct memory_change *change)
+bool memory_change_visible(struct memory_change *change)
 {
     return differs(&ranges, change) || differs(&zones, change) || differs(&ioeventfds, change);
 }
@@ -243,9 +263,36 @@ static int call_falling(const struct play *play, struct memory_listener *listene
     return result ? result : call_listener(play, listener, call, item);
 }
 
+/* Whether any listener hears of a kind. */
+static bool heard(const struct play *play, const struct item_kind *kind)
+{
+    bool any = false;
+    for (const struct memory_listener *listener = play->listeners; listener; listener = listener->next) {
+        const struct memory_listener_ops *ops = listener->ops;
+        if (kind == &ranges)
+            any |= ops->range_del || ops->range_add;
+        else if (kind == &zones)
+            any |= ops->coalesced_del || ops->coalesced_add;
+        else
+            any |= ops->ioeventfd_del || ops->ioeventfd_add;
+    }
+    return any;
+}
+
+/* Whether any listener hears of ranges that stay. */
+static bool same_heard(const struct play *play)
+{
+    bool any = false;
+    for (const struct memory_listener *listener = play->listeners; listener; listener = listener->next)
+        any |= listener->ops->range_nop || listener->ops->log_start || listener->ops->log_stop;
+    return any;
+}
+
 /* Makes the `wanted` calls, deletions or additions, for what differs in one kind. */
 static int play_kind(const struct play *play, const struct item_kind *kind, enum call wanted)
 {
+    if ((play->change->unchanged & kind->bit) || !heard(play, kind))
+        return 0;
     struct difference difference = difference_begin(kind, play->change);
     int result = 0;
     for (struct difference_step step; !result && difference_next(&difference, &step);) {
@@ -272,6 +319,8 @@ static int play_same_range(const struct play *play, const struct same_range *sam
 /* Tells of the ranges that both views have. */
 static int play_same(const struct play *play)
 {
+    if (!same_heard(play))
+        return 0;
     struct difference difference = difference_begin(&ranges, play->change);
     int result = 0;
     for (struct difference_step step; !result && difference_next(&difference, &step);)
@@ -398,7 +447,8 @@ static const struct memory_window everything = {0, MEMORY_SIZE_MAX};
 static int replay(struct memory_listener *listener, struct error *err)
 {
     struct address_space *space = listener->space;
-    struct memory_change change = {space, &flat_view_empty, space->view, &everything, 1};
+    struct memory_change change;
+    memory_change_begin(&change, space, &flat_view_empty, space->view, &everything, 1);
     int result = prepare(listener, &change, err);
     if (result)
         return result;
@@ -445,7 +495,8 @@ void memory_listener_unregister(struct memory_listener *listener)
     assert(!memory->committing);
     memory->committing = true;
     unlink_listener(listener);
-    struct memory_change change = {space, space->view, &flat_view_empty, &everything, 1};
+    struct memory_change change;
+    memory_change_begin(&change, space, space->view, &flat_view_empty, &everything, 1);
     prepare(listener, &change, NULL);
     play_all(&(struct play){.change = &change, .listeners = listener, .final = true});
     finish(listener, &change);

@@ -59,6 +59,8 @@ struct memory_change {
     const struct flat_view *old_view, *new_view;
     const struct memory_window *windows; /* rising; they do not touch each other */
     size_t window_count;
+    const struct flat_range *old_first, *new_first; /* private to memory/: where walks begin */
+    unsigned unchanged; /* private to memory/: kinds of items that are known to be the same in both views */
 };
 
 /*

@@ -47,6 +47,8 @@ void memory_destroy(struct memory *memory)
     assert(!memory->blocks && !memory->sources && !atomic_load(&memory->clients));
     free(memory->calls);
     memory_render_free(memory);
+    flat_view_bury(memory);
+    free(memory->spare_view);
     pthread_mutex_destroy(&memory->synchronize_lock);
     pthread_mutex_destroy(&memory->lock);
     free(memory);
@@ -66,13 +68,7 @@ static int render(struct address_space *space, struct error *err)
         return error_set(err, ENOMEM, "address space %s: not enough memory for a new view", space->name);
     if (!view)
         return 0;
-    space->change = (struct memory_change){
-        .space = space,
-        .old_view = space->view,
-        .new_view = view,
-        .windows = space->windows,
-        .window_count = space->window_count,
-    };
+    memory_change_begin(&space->change, space, space->view, view, space->windows, space->window_count);
     if (!memory_change_visible(&space->change)) {
         flat_view_destroy(view);
         return 0;
@@ -108,6 +104,7 @@ static void forget_commit(struct memory *memory)
         space->prepared = NULL;
     }
     memory->call_count = 0;
+    flat_view_bury(memory);
 }
 
 static int try_commit(struct memory *memory, struct error *err)

@@ -6,7 +6,10 @@
 #include "memory/internal.h"
 
 /* What is kept of the arrays below from one rendering to the next. */
-#define KEPT_MAX 4096
+#define KEPT_MAX  4096
+
+/* So few subregions are sorted by hand. */
+#define FEW_FOUND 8
 
 /*
  * Rendering has two steps. The walk goes through the tree as it would be painted from the top: whatever it
@@ -67,11 +70,23 @@ static bool find(void *opaque, struct extent *extent)
     return true;
 }
 
-/* The topmost is last, which is the top of the stack. */
 static int compare_found(const void *left, const void *right)
 {
     const struct memory_region *const *a = left, *const *b = right;
     return (*a)->extent.rank < (*b)->extent.rank ? -1 : (*a)->extent.rank > (*b)->extent.rank;
+}
+
+/* Sorts what was found: the topmost is last, which is the top of the stack. */
+static void sort_found(struct memory_region **found, size_t count)
+{
+    if (count > FEW_FOUND)
+        qsort(found, count, sizeof(struct memory_region *), compare_found);
+    for (size_t i = 1; i < count && count <= FEW_FOUND; i++)
+        for (size_t at = i; at > 0 && compare_found(&found[at - 1], &found[at]) > 0; at--) {
+            struct memory_region *lower = found[at];
+            found[at] = found[at - 1];
+            found[at - 1] = lower;
+        }
 }
 
 static bool walk(struct render *render, struct memory_region *region, __int128 base, struct span clip,
@@ -84,9 +99,7 @@ static bool walk_subregions(struct render *render, struct memory_region *region,
     size_t first = render->found_count;
     if (!extent_index_visible(&region->children, span_shift(clip, -base), find, render))
         return false;
-    if (render->found_count - first > 1)
-        qsort(render->found + first, render->found_count - first, sizeof(struct memory_region *),
-              compare_found);
+    sort_found(render->found + first, render->found_count - first);
     while (render->found_count > first) {
         struct memory_region *child = render->found[--render->found_count];
         if (!walk(render, child, base + child->state.address, clip, inherited))

@@ -28,7 +28,7 @@ static unsigned check_node(const struct flat_node *node, bool at_edge, uint64_t 
 {
     cr_assert_geq(node->count, at_edge ? 1 : FLAT_NODE_MIN);
     cr_assert_leq(node->count, FLAT_NODE_MAX);
-    cr_assert_gt(atomic_load(&node->references), 0);
+    cr_assert_gt(node->references, 0);
     unsigned nodes = 1;
     for (unsigned i = 0; i < node->count; i++) {
         if (!node->level) {
@@ -174,7 +174,7 @@ Test(flat_tree, windows_are_replaced)
 /* Nodes that only `node`'s tree has. */
 static unsigned own_nodes(const struct flat_node *node)
 {
-    if (atomic_load(&node->references) > 1)
+    if (node->references > 1)
         return 0;
     unsigned own = 1;
     for (unsigned i = 0; node->level && i < node->count; i++)
