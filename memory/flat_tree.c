@@ -132,6 +132,8 @@ static void close_first(struct flat_builder *builder, unsigned level, unsigned c
     struct flat_node *node = level ? close_branch(builder, level, count) : close_leaf(builder, count);
     if (!node)
         return;
+    uint64_t last =
+        level ? builder->children[level - 1][count - 1].last : last_of_range(&builder->ranges[count - 1]);
     unsigned left = builder->counts[level] -= count;
     if (!left)
         builder->waiting &= ~(1u << level);
@@ -140,7 +142,7 @@ static void close_first(struct flat_builder *builder, unsigned level, unsigned c
                 left * sizeof(struct flat_child));
     else
         memmove(builder->ranges, builder->ranges + count, left * sizeof(struct flat_range));
-    push_node(builder, (struct flat_child){last_of(node), node});
+    push_node(builder, (struct flat_child){last, node});
 }
 
 /* Closes all entries that wait for a node of `level`, into two halves if they are too many for one. */

@@ -129,7 +129,7 @@ struct coalesced_zone {
  * the region and all flat ranges that show it, so that old and new views can be compared.
  */
 struct memory_offloads {
-    atomic_uint references;
+    unsigned references;
     size_t ioeventfd_count, zone_count;
     struct ioeventfd *ioeventfds; /* sorted by all fields, the offset first */
     struct coalesced_zone *zones; /* sorted by offset */

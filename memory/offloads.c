@@ -12,13 +12,13 @@
 struct memory_offloads *memory_offloads_get(struct memory_offloads *offloads)
 {
     if (offloads)
-        atomic_fetch_add_explicit(&offloads->references, 1, memory_order_relaxed);
+        offloads->references++;
     return offloads;
 }
 
 void memory_offloads_put(struct memory_offloads *offloads)
 {
-    if (!offloads || atomic_fetch_sub(&offloads->references, 1) != 1)
+    if (!offloads || --offloads->references)
         return;
     free(offloads->ioeventfds);
     free(offloads->zones);
@@ -32,7 +32,7 @@ static struct memory_offloads *copy(const struct memory_offloads *old)
     struct memory_offloads *offloads = calloc(1, sizeof(*offloads));
     if (!offloads)
         return NULL;
-    atomic_init(&offloads->references, 1);
+    offloads->references = 1;
     offloads->ioeventfds = calloc(ioeventfd_count + 1, sizeof(*offloads->ioeventfds));
     offloads->zones = calloc(zone_count + 1, sizeof(*offloads->zones));
     if (!offloads->ioeventfds || !offloads->zones) {

@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/macros.h"
 #include "memory/flat_tree.h"
@@ -36,6 +37,8 @@ struct render {
     size_t found_count, found_capacity;
     struct flat_range *ranges; /* what the windows show */
     size_t range_count, range_capacity;
+    const struct flat_range **old; /* what the published view has in the window */
+    size_t old_count, old_capacity;
     struct flat_builder builder;
 };
 
@@ -99,7 +102,8 @@ static bool walk_subregions(struct render *render, struct memory_region *region,
     size_t first = render->found_count;
     if (!extent_index_visible(&region->children, span_shift(clip, -base), find, render))
         return false;
-    sort_found(render->found + first, render->found_count - first);
+    if (render->found_count > first)
+        sort_found(&render->found[first], render->found_count - first);
     while (render->found_count > first) {
         struct memory_region *child = render->found[--render->found_count];
         if (!walk(render, child, base + child->state.address, clip, inherited))
@@ -240,20 +244,49 @@ static bool render_window(struct render *render, struct memory_region *root,
            sweep(render);
 }
 
-/* Whether the ranges from `first` on are just what `view` has in `window`. */
-static bool unchanged(const struct render *render, size_t first, const struct flat_view *view,
-                      const struct memory_window *window)
+/* Whether both say the same, also of what listeners do not see as a difference of ranges. */
+static bool same(const struct flat_range *a, const struct flat_range *b)
 {
-    const struct flat_range *old = flat_view_from(view, window->start);
-    for (size_t i = first; i < render->range_count; i++, old = flat_view_next(view, old)) {
-        const struct flat_range *new = &render->ranges[i];
-        if (!old || !flat_range_equal(old, new) || old->log != new->log || old->offloads != new->offloads)
-            return false;
-    }
-    return !old || old->start >= window->end;
+    return flat_range_equal(a, b) && a->log == b->log && a->offloads == b->offloads;
 }
 
-/* Renders the windows of `space`, and keeps those that differ from `view`. False where memory is short. */
+/* Notes the ranges of `view` in `window`. */
+static bool note_old(struct render *render, const struct flat_view *view, const struct memory_window *window)
+{
+    const struct flat_range *range = flat_view_from(view, window->start);
+    for (render->old_count = 0; range && range->start < window->end; range = flat_view_next(view, range)) {
+        if (!memory_reserve(&render->old, &render->old_capacity, render->old_count + 1,
+                            sizeof(const struct flat_range *)))
+            return false;
+        render->old[render->old_count++] = range;
+    }
+    return true;
+}
+
+/*
+ * Leaves out of the ranges from `first` on, and of `window`, those at both ends that are as they were.
+ * Returns whether anything is left, be it that something went.
+ */
+static bool narrow(struct render *render, size_t first, struct memory_window *window)
+{
+    if (render->range_count == first)
+        return render->old_count;
+    struct flat_range *new = &render->ranges[first];
+    size_t new_count = render->range_count - first, old_count = render->old_count, lead = 0;
+    while (lead < new_count && lead < old_count && same(&new[lead], render->old[lead]))
+        window->start = (uint64_t)flat_range_end(&new[lead++]);
+    while (new_count > lead && old_count > lead && same(&new[new_count - 1], render->old[old_count - 1])) {
+        window->end = new[--new_count].start;
+        old_count--;
+    }
+    new_count -= lead;
+    if (lead && new_count)
+        memmove(new, new + lead, new_count * sizeof(*new));
+    render->range_count = first + new_count;
+    return new_count || old_count > lead;
+}
+
+/* Renders the windows of `space`, and keeps of them what differs from `view`. False where memory is short. */
 static bool render_windows(struct render *render, struct address_space *space, const struct flat_view *view)
 {
     size_t differing = 0;
@@ -261,11 +294,9 @@ static bool render_windows(struct render *render, struct address_space *space, c
     for (size_t i = 0; i < space->window_count; i++) {
         struct memory_window window = space->windows[i];
         size_t first = render->range_count;
-        if (!render_window(render, space->root, &window))
+        if (!render_window(render, space->root, &window) || !note_old(render, view, &window))
             return false;
-        if (unchanged(render, first, view, &window))
-            render->range_count = first;
-        else
+        if (narrow(render, first, &window))
             space->windows[differing++] = window;
     }
     space->window_count = differing;
@@ -320,6 +351,7 @@ int memory_render(struct address_space *space, struct flat_view **view)
     }
     trim(&render->segments, &render->capacity);
     trim(&render->found, &render->found_capacity);
+    trim(&render->old, &render->old_capacity);
     trim(&render->heap, &render->heap_capacity);
     trim(&render->ranges, &render->range_capacity);
     return done ? 0 : -ENOMEM;
@@ -331,6 +363,7 @@ void memory_render_free(struct memory *memory)
         return;
     free(memory->render->segments);
     free(memory->render->heap);
+    free(memory->render->old);
     free(memory->render->found);
     free(memory->render->ranges);
     free(memory->render);

@@ -109,12 +109,23 @@ Test(windows, hold_whole_ranges)
     cr_assert_str_eq(watcher.text, "0-8000 30000-30010 ");
 }
 
-Test(windows, hold_the_neighbours)
+Test(windows, leave_out_neighbours_that_stay)
 {
     add(&f.root, 0x1000, mmio(&f, "a", 0x1000), 0);
     add(&f.root, 0x3000, mmio(&f, "b", 0x1000), 0);
     memory_transaction_begin(f.memory);
     add(&f.root, 0x2000, mmio(&f, "between", 0x1000), 0);
+    commit();
+    cr_assert_str_eq(watcher.text, "2000-3000 ");
+}
+
+Test(windows, hold_neighbours_that_join)
+{
+    struct memory_region *target = ram(&f, "ram", 3 * PAGE), *between = alias(&f, "b", target, PAGE, PAGE);
+    add(&f.root, 0x1000, alias(&f, "a", target, 0, PAGE), 0);
+    add(&f.root, 0x3000, alias(&f, "c", target, 2 * PAGE, PAGE), 0);
+    memory_transaction_begin(f.memory);
+    add(&f.root, 0x2000, between, 0);
     commit();
     cr_assert_str_eq(watcher.text, "1000-4000 ");
 }
