@@ -10,8 +10,13 @@
 
 #include "base/error.h"
 
-/* Enough for every source of a small machine; a full submission queue is submitted and goes on. */
-#define RING_ENTRIES 64
+/* A full submission queue is submitted and goes on. What does not fit into the completion queue the kernel
+ * keeps until there is room. */
+#define RING_ENTRIES       128
+#define COMPLETION_ENTRIES 1024
+
+/* In the kernel's name for a request: it is an event_request, not an event_source. */
+#define REQUEST_TAG        1
 
 /*
  * A source is polled by one-shot requests, armed again after each callback: that makes it level-triggered.
@@ -44,6 +49,10 @@ struct waiter {
  */
 struct event_loop {
     struct io_uring ring;
+    /* The owner's: */
+    struct event_request *finished, **finished_end; /* `done` is yet to be called; oldest first */
+    unsigned finished_count;
+    struct event_task *tasks, **tasks_end;
     pthread_mutex_t lock;
     struct event_source *sources;
     struct event_source *changes; /* sources whose `wanted` differs from what is armed; guarded by the lock */
@@ -77,7 +86,13 @@ int event_loop_create(struct event_loop **out, struct error *err)
     struct event_loop *loop = calloc(1, sizeof(*loop));
     if (!loop)
         return error_set(err, ENOMEM, "not enough memory for an event loop");
-    int result = io_uring_queue_init(RING_ENTRIES, &loop->ring, IORING_SETUP_CLAMP);
+    loop->finished_end = &loop->finished;
+    loop->tasks_end = &loop->tasks;
+    struct io_uring_params params = {
+        .flags = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE,
+        .cq_entries = COMPLETION_ENTRIES,
+    };
+    int result = io_uring_queue_init_params(RING_ENTRIES, &loop->ring, &params);
     if (result < 0) {
         free(loop);
         return error_set_errno(
@@ -177,14 +192,61 @@ static void free_source(struct event_source *source)
     free(source);
 }
 
-static struct io_uring_sqe *get_request(struct event_loop *loop)
+/* Notes that the request for `source` has ended. Returns the events to call back for. */
+static unsigned complete(struct event_loop *loop, struct event_source *source, int result)
 {
-    struct io_uring_sqe *request = io_uring_get_sqe(&loop->ring);
-    if (!request) {
-        io_uring_submit(&loop->ring);
-        request = io_uring_get_sqe(&loop->ring);
+    source->armed = 0;
+    source->cancelling = false;
+    note_change(loop, source);
+    if (!source->wanted)
+        return 0;
+    if (result > 0)
+        return (unsigned)result & (source->wanted | POLLERR | POLLHUP);
+    return result < 0 && result != -ECANCELED ? POLLNVAL : 0;
+}
+
+static void finish(struct event_loop *loop, struct event_request *request, int result)
+{
+    request->result = result;
+    request->next = NULL;
+    *loop->finished_end = request;
+    loop->finished_end = &request->next;
+    loop->finished_count++;
+}
+
+/* Takes one completion out of the ring, if there is one. `*events` are those to call `*source` for, or 0. */
+static bool take_completion(struct event_loop *loop, struct event_source **source, unsigned *events)
+{
+    struct io_uring_cqe *completion;
+    *events = 0;
+    if (io_uring_peek_cqe(&loop->ring, &completion) < 0)
+        return false;
+    char *name = io_uring_cqe_get_data(completion);
+    int result = completion->res;
+    io_uring_cqe_seen(&loop->ring, completion);
+    *source = NULL;
+    if ((uintptr_t)name & REQUEST_TAG)
+        finish(loop, (struct event_request *)(name - REQUEST_TAG), result);
+    else if ((*source = (struct event_source *)name))
+        *events = complete(loop, *source, result);
+    return true;
+}
+
+/*
+ * An entry of the ring; a full ring is submitted. Kernels before 5.19 refuse that while completions have no
+ * room: these are taken then, and sources polled again. Called with the lock held.
+ */
+static struct io_uring_sqe *get_entry(struct event_loop *loop)
+{
+    struct io_uring_sqe *entry;
+    while (!(entry = io_uring_get_sqe(&loop->ring))) {
+        int result = io_uring_submit(&loop->ring);
+        struct event_source *source;
+        unsigned events;
+        while (result == -EBUSY && take_completion(loop, &source, &events))
+            ;
     }
-    return request;
+    return entry;
 }
 
 /* Brings the kernel's request for `source` in line with what is wanted. Called with the lock held. */
@@ -193,14 +255,14 @@ static void apply_change(struct event_loop *loop, struct event_source *source)
     if (source->armed && source->armed != source->wanted) {
         if (source->cancelling)
             return;
-        struct io_uring_sqe *request = get_request(loop);
+        struct io_uring_sqe *request = get_entry(loop);
         io_uring_prep_cancel(request, source, 0);
         io_uring_sqe_set_data(request, NULL);
         source->cancelling = true;
     } else if (source->removed && !source->armed) {
         free_source(source);
     } else if (!source->armed && source->wanted) {
-        struct io_uring_sqe *request = get_request(loop);
+        struct io_uring_sqe *request = get_entry(loop);
         io_uring_prep_poll_add(request, source->fd, source->wanted);
         io_uring_sqe_set_data(request, source);
         source->armed = source->wanted;
@@ -223,36 +285,54 @@ static bool apply_changes(struct event_loop *loop)
     return !quit;
 }
 
-/* Notes that the request for `source` has ended. Returns the events to call back for. */
-static unsigned complete(struct event_loop *loop, struct event_source *source, int result)
+static void finish_requests(struct event_loop *loop)
 {
-    pthread_mutex_lock(&loop->lock);
-    source->armed = 0;
-    source->cancelling = false;
-    unsigned events = 0;
-    if (result > 0)
-        events = (unsigned)result & (source->wanted | POLLERR | POLLHUP);
-    else if (result < 0 && result != -ECANCELED)
-        events = POLLNVAL;
-    if (!source->wanted)
-        events = 0;
-    note_change(loop, source);
-    pthread_mutex_unlock(&loop->lock);
-    return events;
+    for (unsigned count = loop->finished_count; count && loop->finished; count--) {
+        struct event_request *request = loop->finished;
+        loop->finished = request->next;
+        if (!loop->finished)
+            loop->finished_end = &loop->finished;
+        loop->finished_count--;
+        request->done(request, request->result);
+    }
 }
 
 /* With `silent`, sources are not called back: what they wait for goes on, and is found by the next run. */
 static void take_completions(struct event_loop *loop, bool silent)
 {
-    struct io_uring_cqe *completion;
-    while (io_uring_peek_cqe(&loop->ring, &completion) == 0) {
-        struct event_source *source = io_uring_cqe_get_data(completion);
-        int status = completion->res;
-        io_uring_cqe_seen(&loop->ring, completion);
-        unsigned events = source ? complete(loop, source, status) : 0;
-        if (events && !silent)
-            source->callback(source->opaque, events);
+    struct event_source *source;
+    unsigned events;
+    pthread_mutex_lock(&loop->lock);
+    while (take_completion(loop, &source, &events)) {
+        if (!events || silent)
+            continue;
+        pthread_mutex_unlock(&loop->lock);
+        source->callback(source->opaque, events);
+        pthread_mutex_lock(&loop->lock);
     }
+    pthread_mutex_unlock(&loop->lock);
+    finish_requests(loop);
+}
+
+static void run_tasks(struct event_loop *loop)
+{
+    while (loop->tasks) {
+        struct event_task *task = loop->tasks;
+        event_loop_forget(loop, task);
+        task->run(task);
+    }
+}
+
+/* Waits for something to happen, unless something has, and calls back. */
+static int go_on(struct event_loop *loop, bool silent)
+{
+    bool idle = !loop->finished && !loop->tasks;
+    int result = io_uring_submit_and_wait(&loop->ring, idle);
+    if (result < 0 && result != -EINTR && result != -EAGAIN && result != -EBUSY)
+        return result;
+    take_completions(loop, silent);
+    run_tasks(loop);
+    return 0;
 }
 
 static void own(struct event_loop *loop)
@@ -298,13 +378,8 @@ int event_loop_run(struct event_loop *loop)
         pthread_cond_wait(&loop->changed, &loop->lock);
     own(loop);
     pthread_mutex_unlock(&loop->lock);
-    while (ask_waiters(loop), apply_changes(loop)) {
-        result = io_uring_submit_and_wait(&loop->ring, 1);
-        if (result < 0 && result != -EINTR)
-            break;
-        result = 0;
-        take_completions(loop, false);
-    }
+    while (result == 0 && (ask_waiters(loop), apply_changes(loop)))
+        result = go_on(loop, false);
     disown(loop);
     return result;
 }
@@ -348,10 +423,8 @@ void event_loop_wait(struct event_loop *loop, bool (*over)(void *opaque), void *
     if (!inside)
         own(loop);
     pthread_mutex_unlock(&loop->lock);
-    while (!over(opaque)) {
-        io_uring_submit_and_wait(&loop->ring, 1);
-        take_completions(loop, true);
-    }
+    while (!over(opaque))
+        go_on(loop, true);
     if (!inside)
         disown(loop);
 }
@@ -371,4 +444,53 @@ static bool carry_out(void *opaque)
 void event_loop_call(struct event_loop *loop, void (*function)(void *opaque), void *opaque)
 {
     event_loop_wait(loop, carry_out, &(struct call){function, opaque});
+}
+
+/* Mostly without the lock. */
+static struct io_uring_sqe *entry_for_owner(struct event_loop *loop)
+{
+    struct io_uring_sqe *entry = io_uring_get_sqe(&loop->ring);
+    if (entry)
+        return entry;
+    pthread_mutex_lock(&loop->lock);
+    entry = get_entry(loop);
+    pthread_mutex_unlock(&loop->lock);
+    return entry;
+}
+
+struct io_uring_sqe *event_loop_request(struct event_loop *loop, struct event_request *request)
+{
+    struct io_uring_sqe *entry = entry_for_owner(loop);
+    io_uring_sqe_set_data(entry, (char *)request + REQUEST_TAG);
+    return entry;
+}
+
+void event_loop_cancel(struct event_loop *loop, struct event_request *request)
+{
+    struct io_uring_sqe *entry = entry_for_owner(loop);
+    io_uring_prep_cancel(entry, (char *)request + REQUEST_TAG, 0);
+    io_uring_sqe_set_data(entry, NULL);
+}
+
+void event_loop_defer(struct event_loop *loop, struct event_task *task)
+{
+    if (task->deferred)
+        return;
+    task->deferred = true;
+    task->next = NULL;
+    *loop->tasks_end = task;
+    loop->tasks_end = &task->next;
+}
+
+void event_loop_forget(struct event_loop *loop, struct event_task *task)
+{
+    if (!task->deferred)
+        return;
+    struct event_task **link = &loop->tasks;
+    while (*link != task)
+        link = &(*link)->next;
+    *link = task->next;
+    if (!*link)
+        loop->tasks_end = link;
+    task->deferred = false;
 }

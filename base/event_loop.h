@@ -20,7 +20,8 @@ typedef void event_callback(void *opaque, unsigned events);
 /* Creates a loop. -errno with a message where the host refuses an io_uring. */
 int event_loop_create(struct event_loop **loop, struct error *err);
 
-/* Frees the loop and the sources still in it; descriptors stay open. Not while it runs. */
+/* Frees the loop and the sources still in it; descriptors stay open. Not while it runs, nor while a request
+ * is under way: its owner has waited for it (event_loop_wait()). */
 void event_loop_destroy(struct event_loop *loop);
 
 /*
@@ -61,10 +62,12 @@ void event_loop_wait(struct event_loop *loop, bool (*over)(void *opaque), void *
 /*
  * A request that the kernel carries out while the loop goes on: a read, a write, an fsync. Embedded in its
  * owner, who keeps it until `done` is called, once, on the loop's thread, with what the system call would
- * have returned, or -errno.
+ * have returned, or -errno. Any number may be under way; none when the loop is destroyed.
  */
 struct event_request {
     void (*done)(struct event_request *request, int result);
+    struct event_request *next; /* private from here on */
+    int result;
 };
 
 struct io_uring_sqe;
@@ -76,5 +79,21 @@ struct io_uring_sqe;
  */
 struct io_uring_sqe *event_loop_request(struct event_loop *loop, struct event_request *request);
 
-/* Tries to end a request early; `done` is called in every case, with -ECANCELED if that worked. */
+/* Tries to end a request early; `done` is called in every case, with -ECANCELED if that worked. On the loop's
+ * thread. */
 void event_loop_cancel(struct event_loop *loop, struct event_request *request);
+
+/* Something to be done once for a whole batch of callbacks. Embedded in its owner, zeroed but for `run`. */
+struct event_task {
+    void (*run)(struct event_task *task);
+    bool deferred; /* private from here on */
+    struct event_task *next;
+};
+
+/*
+ * Runs `task` once before the loop waits again, after what has happened up to then has been called back; once
+ * also if it is deferred several times until then. On the loop's thread, as is event_loop_forget(), after
+ * which it is not run.
+ */
+void event_loop_defer(struct event_loop *loop, struct event_task *task);
+void event_loop_forget(struct event_loop *loop, struct event_task *task);
