@@ -40,7 +40,8 @@
 struct rig {
     struct guest_vm vm;
     volatile struct slots_control *control;
-    struct ram_block *block; /* of what lies behind RAM */
+    uint8_t kinds[SLOTS_PAGES_MAX]; /* enum slots_kind */
+    struct ram_block *block;        /* of what lies behind RAM */
     struct memory_region outer, removed, grown, source, device, bridge, protected, window;
     unsigned edits;
     atomic_uint holes;
@@ -59,7 +60,7 @@ struct rig {
 static enum slots_kind kind_of(const struct rig *rig, uint64_t address)
 {
     uint64_t page = (address - AREA) / RAM_PAGE_SIZE;
-    return address < AREA || page >= SLOTS_PAGES_MAX ? SLOTS_RAM : rig->control->kinds[page];
+    return address < AREA || page >= SLOTS_PAGES_MAX ? SLOTS_RAM : (enum slots_kind)rig->kinds[page];
 }
 
 static void look_for_hole(struct rig *rig, uint64_t address, bool is_write)
@@ -102,7 +103,7 @@ static const struct memory_region_ops device_ops = {.read = device_read, .impl =
 static void set_kinds(struct rig *rig, unsigned first, unsigned count, enum slots_kind kind)
 {
     for (unsigned page = first; page < first + count; page++)
-        rig->control->kinds[page] = (uint8_t)kind;
+        rig->kinds[page] = (uint8_t)kind;
 }
 
 /* The second block, page by page of the range: so each page has one place in it, window or not. */
@@ -150,7 +151,7 @@ static void fill_words(struct rig *rig)
     for (unsigned page = 0; page < SLOTS_PAGES_MAX; page++) {
         char *host = page < INNER ? (char *)guest_vm_at(&rig->vm, AT(page))
                                   : (char *)rig->block->host + block_offset(page);
-        if (rig->control->kinds[page] == SLOTS_OVERLAID || rig->control->kinds[page] == SLOTS_ABSENT)
+        if (rig->kinds[page] == SLOTS_OVERLAID || rig->kinds[page] == SLOTS_ABSENT)
             for (size_t word = 0; word < RAM_PAGE_SIZE / sizeof(uint64_t); word++)
                 ((uint64_t *)host)[word] = slots_word(page);
     }
@@ -163,18 +164,18 @@ static void create(struct rig *rig)
     MUST(guest_vm_create(&rig->vm, RAM_SIZE, &exits, &err));
     add_outer(rig);
     add_overlays(rig);
-    char arguments[32];
-    snprintf(arguments, sizeof(arguments), "control=%#x", GUEST_VM_CONTROL);
-    MUST(guest_vm_boot(&rig->vm, DIRTY_LOG_AUTO, GUEST_FOLDER "/slots", arguments, &err));
-    rig->control = guest_vm_at(&rig->vm, GUEST_VM_CONTROL);
     set_kinds(rig, PROTECTED, 2, SLOTS_READ_ONLY);
     set_kinds(rig, COVERED, 2, SLOTS_OVERLAID);
     set_kinds(rig, BRIDGE, 4, SLOTS_OVERLAID);
     set_kinds(rig, REMOVED, 4, SLOTS_ABSENT);
-    set_kinds(rig, GROWN + 1, 3, SLOTS_ABSENT);
-    set_kinds(rig, GROWN + 4, SLOTS_PAGES_MAX - GROWN - 4, SLOTS_ABSENT);
+    set_kinds(rig, GROWN + 1, SLOTS_PAGES_MAX - GROWN - 1, SLOTS_ABSENT);
     fill_words(rig);
+    rig->control = guest_vm_at(&rig->vm, GUEST_VM_CONTROL);
+    char arguments[32];
+    snprintf(arguments, sizeof(arguments), "control=%#x", GUEST_VM_CONTROL);
+    MUST(guest_vm_boot(&rig->vm, DIRTY_LOG_AUTO, GUEST_FOLDER "/slots", arguments, &err));
     rig->control->area = AREA;
+    memcpy((void *)rig->control->kinds, rig->kinds, sizeof(rig->kinds));
     __atomic_store_n(&rig->control->pages, SLOTS_PAGES_MAX, __ATOMIC_RELEASE);
 }
 
