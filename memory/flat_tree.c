@@ -197,6 +197,23 @@ static bool settle(struct flat_builder *builder, unsigned level)
     return !builder->failed;
 }
 
+static void share_node(struct flat_builder *builder, struct flat_child child);
+
+/* As share_node(), in short where nothing has to be closed or dissolved before. */
+static inline void share_child(struct flat_builder *builder, struct flat_child child)
+{
+    struct flat_node *node = child.node;
+    unsigned level = node->level + 1u, wanted = (1u << level) - 1;
+    if (node->count < FLAT_NODE_MIN || (builder->waiting & wanted) ||
+        builder->counts[level] == 2 * FLAT_NODE_MAX || builder->failed) {
+        share_node(builder, child);
+        return;
+    }
+    node->references++;
+    builder->children[level - 1][builder->counts[level]++] = child;
+    builder->waiting |= 1u << level;
+}
+
 /* Appends a whole node, as it is if it can stand beside what waits; its entries otherwise. */
 static void share_node(struct flat_builder *builder, struct flat_child child)
 {
@@ -208,7 +225,7 @@ static void share_node(struct flat_builder *builder, struct flat_child child)
     }
     for (unsigned i = 0; i < node->count && !builder->failed; i++)
         if (node->level)
-            share_node(builder, branch_of(node)->children[i]);
+            share_child(builder, branch_of(node)->children[i]);
         else
             flat_builder_add(builder, &leaf_of(node)->ranges[i]);
 }
@@ -221,15 +238,11 @@ static void share_ranges(struct flat_builder *builder, const struct flat_leaf *l
             flat_builder_add(builder, &leaf->ranges[i]);
 }
 
-/* As flat_builder_share(), where nothing of `child` lies below `low`. */
-static void share_part(struct flat_builder *builder, struct flat_child child, memory_size low,
+/* As flat_builder_share(), in the tree of `node`, of which nothing lies below `low`, and not all in
+ * the span. */
+static void share_part(struct flat_builder *builder, const struct flat_node *node, memory_size low,
                        memory_size start, memory_size end)
 {
-    struct flat_node *node = child.node;
-    if (start <= low && child.last < end) {
-        share_node(builder, child);
-        return;
-    }
     if (!node->level) {
         share_ranges(builder, leaf_of(node), start, end);
         return;
@@ -240,15 +253,22 @@ static void share_part(struct flat_builder *builder, struct flat_child child, me
             low = (memory_size)branch->children[i - 1].last + 1;
         if (low >= end || builder->failed)
             return;
-        share_part(builder, branch->children[i], low, start, end);
+        if (start <= low && branch->children[i].last < end)
+            share_child(builder, branch->children[i]);
+        else
+            share_part(builder, branch->children[i].node, low, start, end);
     }
 }
 
 void flat_builder_share(struct flat_builder *builder, struct flat_node *root, memory_size start,
                         memory_size end)
 {
-    if (root && start < end && start < MEMORY_SIZE_MAX)
-        share_part(builder, (struct flat_child){last_of(root), root}, 0, start, end);
+    if (!root || start >= end || start >= MEMORY_SIZE_MAX)
+        return;
+    if (start == 0 && last_of(root) < end)
+        share_child(builder, (struct flat_child){last_of(root), root});
+    else
+        share_part(builder, root, 0, start, end);
 }
 
 static void discard(struct flat_builder *builder)
