@@ -101,6 +101,8 @@ int dirty_block_fill(struct ram_block *block, unsigned client)
     }
     uint64_t pages = dirty_block_pages(block), whole = pages / DIRTY_WORD_PAGES;
     _Atomic uint64_t *bitmap = block->bitmaps[client];
+    /* All at once takes half the time of a fault for each page; if it fails, that is what happens. */
+    madvise((void *)bitmap, bitmap_bytes(block), MADV_POPULATE_WRITE);
     for (uint64_t i = 0; i < whole; i++)
         atomic_store_explicit(&bitmap[i], UINT64_MAX, memory_order_relaxed);
     if (pages % DIRTY_WORD_PAGES)
