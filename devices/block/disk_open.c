@@ -161,20 +161,25 @@ static int check_geometry(const struct disk *disk, const char *path, struct erro
     return 0;
 }
 
+static int check_kind(const struct disk_config *config, const struct stat *status, struct error *err)
+{
+    if (S_ISDIR(status->st_mode))
+        return say_why_not_open(config, EISDIR, err);
+    if (S_ISBLK(status->st_mode) || S_ISREG(status->st_mode))
+        return 0;
+    return error_set(err, EINVAL, "disk image %s is neither a file nor a block device", config->path);
+}
+
 static int measure(struct disk *disk, const struct disk_config *config, struct error *err)
 {
     struct stat status;
     int result = 0;
     if (fstat(disk->fd, &status) < 0)
         return error_set_errno(err, errno, "cannot measure disk image %s", config->path);
-    if (S_ISDIR(status.st_mode))
-        return say_why_not_open(config, EISDIR, err);
     if (S_ISBLK(status.st_mode))
         result = measure_device(disk, config, &status, err);
-    else if (S_ISREG(status.st_mode))
-        measure_file(disk, config, &status);
     else
-        return error_set(err, EINVAL, "disk image %s is neither a file nor a block device", config->path);
+        measure_file(disk, config, &status);
     if (result < 0)
         return result;
     disk->buffer_alignment = 1;
@@ -186,13 +191,19 @@ static int measure(struct disk *disk, const struct disk_config *config, struct e
     return result;
 }
 
+/* Nothing is measured, and no hole made, before the disk is known to be ours. */
 static int set_up(struct disk *disk, const struct disk_config *config, struct error *err)
 {
+    struct stat status;
     int result = open_file(disk, config, err);
+    if (result == 0 && fstat(disk->fd, &status) < 0)
+        result = error_set_errno(err, errno, "cannot look at disk image %s", config->path);
     if (result == 0)
-        result = measure(disk, config, err);
+        result = check_kind(config, &status, err);
     if (result == 0)
         result = disk_lock(disk->fd, config->path, !config->readonly, err);
+    if (result == 0)
+        result = measure(disk, config, err);
     if (result < 0)
         return result;
     disk->geometry.sectors = disk->size / DISK_SECTOR_SIZE;

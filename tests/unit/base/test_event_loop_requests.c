@@ -117,9 +117,7 @@ Test(event_loop_requests, end_early_when_cancelled)
     uint64_t value;
     for (unsigned i = 0; i < 300; i++)
         io_uring_prep_read(begin(batch, i), fd, &value, sizeof(value), 0);
-    event_loop_cancel(batch->loop, &batch->probes[299].request);
-    event_loop_wait(batch->loop, all_done, &(struct batch){0});
-    for (unsigned i = 0; i < 299; i++)
+    for (unsigned i = 0; i < 300; i++)
         event_loop_cancel(batch->loop, &batch->probes[i].request);
     wait_for_all(batch);
     for (unsigned i = 0; i < 300; i++)
