@@ -175,4 +175,6 @@ void config_free(struct config *config)
                        config->append, config->serial_path, config->dump_dtb};
     for (size_t i = 0; i < ARRAY_SIZE(strings); i++)
         free(strings[i]);
+    for (unsigned i = 0; i < config->disk_count; i++)
+        config_disk_free(&config->disks[i]);
 }

@@ -11,13 +11,16 @@
 #include <stdint.h>
 
 #include "base/log.h"
+#include "vmm/config_disk.h"
 #include "vmm/dirty_log.h"
 
 struct error;
 
-#define CONFIG_CPUS_MAX   255
-#define CONFIG_MEMORY_MIN ((uint64_t)2 << 20) /* kernels are loaded at 1 MiB */
-#define CONFIG_MEMORY_MAX ((uint64_t)2 << 40)
+#define CONFIG_CPUS_MAX       255
+#define CONFIG_DISKS_MAX      8
+#define CONFIG_IO_THREADS_MAX 64
+#define CONFIG_MEMORY_MIN     ((uint64_t)2 << 20) /* kernels are loaded at 1 MiB */
+#define CONFIG_MEMORY_MAX     ((uint64_t)2 << 40)
 
 enum serial_kind {
     SERIAL_STDIO,
@@ -37,6 +40,9 @@ struct config {
     enum serial_kind serial;
     char *serial_path; /* with SERIAL_FILE and SERIAL_UNIX */
     int exit_port;     /* 0 to 0xFFFF; -1: none */
+    struct config_disk disks[CONFIG_DISKS_MAX];
+    unsigned disk_count;
+    unsigned io_threads; /* up to CONFIG_IO_THREADS_MAX; 0: the machine's loop does their work */
     bool no_acpi;
     bool huge_pages;
     bool test_device; /* the MMIO scratch device that godwit's own tests use */

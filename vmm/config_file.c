@@ -70,9 +70,24 @@ static int wrong_type(const struct config_option *option, const json_t *value, s
     static const char *const wanted[] = {
         [CONFIG_FLAG] = "true or false",
         [CONFIG_TEXT] = "a string",
+        [CONFIG_LIST] = "a string or an array of strings",
         [CONFIG_NUMBER] = "a whole number or a string",
     };
     return error_set(err, EINVAL, "is %s, but must be %s", type_name(value), wanted[option->kind]);
+}
+
+static int set_list(struct config *config, const struct config_option *option, const json_t *array,
+                    const char *folder, struct error *err)
+{
+    int result = 0;
+    for (size_t i = 0; i < json_array_size(array) && result == 0; i++) {
+        const json_t *element = json_array_get(array, i);
+        const char *text = json_string_value(element);
+        result =
+            text ? config_option_set(config, option, text, folder, err)
+                 : error_set(err, EINVAL, "has %s in its array, but must have strings", type_name(element));
+    }
+    return result;
 }
 
 /* Sets `option` from a JSON value of a type that suits it. */
@@ -81,6 +96,8 @@ static int set_value(struct config *config, const struct config_option *option, 
 {
     char number[32];
     const char *text;
+    if (option->kind == CONFIG_LIST && json_is_array(value))
+        return set_list(config, option, value, folder, err);
     if (option->kind == CONFIG_FLAG && json_is_boolean(value)) {
         text = json_is_true(value) ? "true" : "false";
     } else if (option->kind == CONFIG_NUMBER && json_is_integer(value)) {

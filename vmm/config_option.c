@@ -147,6 +147,29 @@ static int set_cpus(struct config *config, const struct config_option *option, c
     return 0;
 }
 
+static int add_disk(struct config *config, const struct config_option *option, const char *text,
+                    const char *folder, struct error *err)
+{
+    if (config->disk_count == CONFIG_DISKS_MAX)
+        return error_set(err, EINVAL, "'%.80s' is one more than the %u disks that a machine can have", text,
+                         CONFIG_DISKS_MAX);
+    int result = config_disk_parse(&config->disks[config->disk_count], text, folder, err);
+    if (result == 0)
+        config->disk_count++;
+    return result;
+}
+
+static int set_io_threads(struct config *config, const struct config_option *option, const char *text,
+                          const char *folder, struct error *err)
+{
+    uint64_t threads;
+    if (parse_number(text, 0, CONFIG_IO_THREADS_MAX, &threads) < 0)
+        return error_set(err, EINVAL, "'%.80s' is not a number of threads; give 0 to %u", text,
+                         CONFIG_IO_THREADS_MAX);
+    *(unsigned *)member(config, option) = (unsigned)threads;
+    return 0;
+}
+
 static int set_port(struct config *config, const struct config_option *option, const char *text,
                     const char *folder, struct error *err)
 {
@@ -233,6 +256,13 @@ const struct config_option config_options[] = {
      "where the serial port leads: standard input and output, a file that it writes, a socket that it listens on, "
      "or nowhere",
      TEXT(set_serial, serial)},
+    {"disk", "PATH[,ro][,queues=N][,cache=MODE][,serial=TEXT]", NULL,
+     "a virtio disk on a raw image or a block device; may be given several times; MODE is writeback (which holds "
+     "without it), none (past the host's page cache) or unsafe (flushes are ignored)",
+     .kind = CONFIG_LIST, .set = add_disk},
+    {"io-threads", "N", "0",
+     "how many threads serve the disks; with 0, that of the machine does it beside its other work",
+     NUMBER(set_io_threads, io_threads)},
     {"exit-port", "PORT", NULL,
      "end godwit when the guest writes to this port, the low byte being the exit status",
      NUMBER(set_port, exit_port)},

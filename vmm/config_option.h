@@ -12,8 +12,9 @@ struct config;
 struct error;
 
 enum config_kind {
-    CONFIG_FLAG,    /* "true" or "false"; a JSON boolean; on the command line the name alone means true */
-    CONFIG_TEXT,    /* a JSON string */
+    CONFIG_FLAG, /* "true" or "false"; a JSON boolean; on the command line the name alone means true */
+    CONFIG_TEXT, /* a JSON string */
+    CONFIG_LIST, /* several texts: a JSON string or an array of strings; each adds to what was given before */
     CONFIG_NUMBER,  /* a JSON integer, or a string such as "512M" or "0xF4" */
     CONFIG_COMMAND, /* --config and --help: on the command line alone */
 };

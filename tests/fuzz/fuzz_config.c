@@ -11,14 +11,25 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+static void check_disk(const struct config_disk *disk)
+{
+    if (!disk->path || !*disk->path || disk->queues < 1 || disk->queues > CONFIG_DISK_QUEUES_MAX ||
+        disk->cache > DISK_CACHE_UNSAFE ||
+        strnlen(disk->serial, sizeof(disk->serial)) == sizeof(disk->serial))
+        abort();
+}
+
 static void check_accepted(const struct config *config)
 {
     bool has_path = config->serial == SERIAL_FILE || config->serial == SERIAL_UNIX;
     if ((config->memory && (config->memory < CONFIG_MEMORY_MIN || config->memory > CONFIG_MEMORY_MAX ||
                             config->memory % RAM_PAGE_SIZE)) ||
         config->cpus > CONFIG_CPUS_MAX || config->exit_port < -1 || config->exit_port > 0xFFFF ||
-        has_path != (config->serial_path != NULL))
+        has_path != (config->serial_path != NULL) || config->disk_count > CONFIG_DISKS_MAX ||
+        config->io_threads > CONFIG_IO_THREADS_MAX)
         abort();
+    for (unsigned i = 0; i < config->disk_count; i++)
+        check_disk(&config->disks[i]);
 }
 
 /* A refusal names the file and a line that the file has. */

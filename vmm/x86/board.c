@@ -18,6 +18,7 @@
 #include "devices/serial.h"
 #include "devices/shutdown.h"
 #include "devices/test_mmio.h"
+#include "devices/virtio/mmio.h"
 #include "memory/address_space.h"
 #include "memory/kvm_listener.h"
 #include "memory/memory.h"
@@ -27,7 +28,9 @@
 #include "memory/trace.h"
 #include "vmm/config.h"
 #include "vmm/dirty_reaper.h"
+#include "vmm/io_threads.h"
 #include "vmm/kvm.h"
+#include "vmm/virtio_disk.h"
 #include "vmm/x86/boot.h"
 #include "vmm/x86/firmware.h"
 #include "vmm/x86/layout.h"
@@ -57,6 +60,9 @@ struct board {
     struct i8042 *i8042;
     struct debug_exit *exit_port;
     struct test_mmio *test;
+    struct io_threads *io_threads;
+    struct virtio_disk *disks[CONFIG_DISKS_MAX];
+    unsigned disk_count;
 };
 
 /* Where one region of a device is. */
@@ -290,9 +296,41 @@ static int add_test_device(struct board *board, struct error *err)
     return place_device(board, PLATFORM_TEST_MMIO, -1, places, ARRAY_SIZE(places), err);
 }
 
+static int add_disk(struct board *board, const struct config_disk *disk, struct error *err)
+{
+    static const int irqs[] = {LAYOUT_VIRTIO_IRQS};
+    _Static_assert(ARRAY_SIZE(irqs) >= CONFIG_DISKS_MAX, "an interrupt for each disk");
+    unsigned index = board->disk_count;
+    const struct virtio_disk_config config = {
+        .disk = disk,
+        .log = board->config.log,
+        .vm = board->vm,
+        .memory = board->memory,
+        .space = board->memory_space,
+        .threads = board->io_threads,
+        .irq = (unsigned)irqs[index],
+    };
+    int result = virtio_disk_create(&config, &board->disks[index], err);
+    if (result < 0)
+        return result;
+    board->disk_count++;
+    const struct placement place = {true, LAYOUT_VIRTIO_MMIO + index * VIRTIO_MMIO_REGION_SIZE,
+                                    virtio_disk_region(board->disks[index])};
+    return place_device(board, PLATFORM_VIRTIO_MMIO, irqs[index], &place, 1, err);
+}
+
+static int add_disks(struct board *board, struct error *err)
+{
+    const struct config *config = board->config.config;
+    int result = io_threads_create(config->io_threads, board->config.loop, &board->io_threads, err);
+    for (unsigned i = 0; i < config->disk_count && result == 0; i++)
+        result = error_prefix(err, add_disk(board, &config->disks[i], err), "--disk");
+    return result;
+}
+
 /* Every device of the machine: a new one is a line here. */
 static int (*const device_adders[])(struct board *, struct error *) = {
-    add_serial, add_rtc, add_i8042, add_pm, add_exit_port, add_test_device,
+    add_serial, add_rtc, add_i8042, add_pm, add_exit_port, add_test_device, add_disks,
 };
 
 static int add_devices(struct board *board, struct error *err)
@@ -331,7 +369,11 @@ static int build(struct board *board, struct error *err)
         result = committed;
     if (result == 0)
         result = create_listeners(board, err);
-    return result < 0 ? result : create_interrupt_controllers(board, err);
+    if (result == 0)
+        result = create_interrupt_controllers(board, err);
+    for (unsigned i = 0; i < board->disk_count && result == 0; i++)
+        result = virtio_disk_connect(board->disks[i], err);
+    return result;
 }
 
 int board_create(const struct machine_config *config, struct kvm_vm *vm, struct machine *machine,
@@ -356,10 +398,25 @@ int board_create(const struct machine_config *config, struct kvm_vm *vm, struct 
     return 0;
 }
 
+/* While there is the memory space, which requests under way use. */
+static void stop_disks(struct board *board)
+{
+    for (unsigned i = 0; i < board->disk_count; i++)
+        virtio_disk_stop(board->disks[i]);
+}
+
+static void destroy_disks(struct board *board)
+{
+    for (unsigned i = 0; i < board->disk_count; i++)
+        virtio_disk_destroy(board->disks[i]);
+    io_threads_destroy(board->io_threads);
+}
+
 void board_destroy(struct board *board)
 {
     if (!board)
         return;
+    stop_disks(board);
     dirty_reaper_destroy(board->reaper);
     kvm_listener_destroy(board->memory_listener);
     kvm_listener_destroy(board->io_listener);
@@ -371,6 +428,7 @@ void board_destroy(struct board *board)
         memory_region_remove_all_subregions(&board->root, NULL);
         memory_region_remove_all_subregions(&board->io_root, NULL);
     }
+    destroy_disks(board);
     serial_destroy(board->serial);
     rtc_destroy(board->rtc);
     acpi_pm_destroy(board->pm);

@@ -29,6 +29,7 @@
 #define LAYOUT_KERNEL          0x100000
 
 #define LAYOUT_TEST_MMIO       0xFEB00000 /* the test device */
+#define LAYOUT_VIRTIO_MMIO     0xFEB40000 /* virtio devices over MMIO, one after the other */
 #define LAYOUT_IOAPIC          0xFEC00000
 #define LAYOUT_LAPIC           0xFEE00000
 #define LAYOUT_IDENTITY_MAP    0xFEFFC000 /* one page, then three of TSS: Intel's real-mode emulation */
@@ -44,6 +45,9 @@
 #define LAYOUT_PM1A_CONTROL    0x604
 #define LAYOUT_PM_TIMER        0x608
 #define LAYOUT_SCI_IRQ         9
+/* Of virtio devices over MMIO: ISA lines, which every description of a machine can name, and the PICs have.
+ */
+#define LAYOUT_VIRTIO_IRQS     5, 10, 11, 12, 6, 7, 14, 15
 #define LAYOUT_RESET           0xCF9
 #define LAYOUT_RESET_VALUE     6
 #define LAYOUT_S5_SLEEP_TYPE   5

@@ -21,6 +21,7 @@ const struct platform_device_type *platform_device_type(const struct platform_de
         [PLATFORM_PM] = {"power management", "power", "godwit,acpi-pm", NULL, true},
         [PLATFORM_EXIT_PORT] = {"exit port", "exit", "godwit,exit-port", NULL, false},
         [PLATFORM_TEST_MMIO] = {"test device", "test", "godwit,test-mmio", NULL, false},
+        [PLATFORM_VIRTIO_MMIO] = {"virtio device", "virtio", "virtio,mmio", "LNRO0005", false},
     };
     return &types[device->kind];
 }

@@ -16,6 +16,7 @@ enum platform_device_kind {
     PLATFORM_PM,    /* ACPI power management */
     PLATFORM_EXIT_PORT,
     PLATFORM_TEST_MMIO,
+    PLATFORM_VIRTIO_MMIO,
 };
 
 struct platform_range {

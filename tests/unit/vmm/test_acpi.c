@@ -196,6 +196,10 @@ Test(acpi, namespace)
         "{IO(Decode16,0x03F8,0x03F8,0x01,0x08,)IRQNoFlags(){4}})",
         "Name(_HID,EisaId(\"PNP0B00\"))Name(_UID,One)Name(_CRS,ResourceTemplate()"
         "{IO(Decode16,0x0070,0x0070,0x01,0x02,)IRQNoFlags(){8}})",
+        "Name(_HID,\"LNRO0005\")Name(_UID,0x06)Name(_CRS,ResourceTemplate()"
+        "{Memory32Fixed(ReadWrite,0xFEB40000,0x00000200,)IRQNoFlags(){5}})",
+        "Name(_HID,\"LNRO0005\")Name(_UID,0x07)Name(_CRS,ResourceTemplate()"
+        "{Memory32Fixed(ReadWrite,0xFEB40200,0x00000200,)IRQNoFlags(){10}})",
         "Name(_HID,\"ACPI0010\")",
         "Device(C000){Name(_HID,\"ACPI0007\")Name(_UID,Zero)}Device(C001){Name(_HID,\"ACPI0007\")"
         "Name(_UID,One)}Device(C002){Name(_HID,\"ACPI0007\")Name(_UID,0x02)}}",

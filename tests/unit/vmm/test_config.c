@@ -9,7 +9,7 @@
 #include "vmm/config.h"
 #include "vmm/config_option.h"
 
-#define ARGUMENTS_MAX 16
+#define ARGUMENTS_MAX 20
 
 /* Parses the arguments up to NULL. */
 static int parse(struct config *config, struct error *err, ...)
@@ -57,6 +57,8 @@ Test(config, defaults)
     cr_expect_eq(config.exit_port, -1);
     cr_expect_not(config.no_acpi || config.huge_pages || config.test_device || config.mtree || config.help);
     cr_expect_null(config.dump_dtb);
+    cr_expect_eq(config.disk_count, 0);
+    cr_expect_eq(config.io_threads, 0);
     cr_expect_eq(config.log, LOG_WARN);
     config_free(&config);
 }
@@ -66,7 +68,7 @@ Test(config, every_option)
     struct config config;
     PARSE(&config, "--kernel=k", "--initrd=i", "--append=console=ttyS0 quiet", "--memory=3G", "--cpus=255",
           "--serial=file:out.log", "--exit-port=0xf4", "--no-acpi", "--huge-pages", "--dump-dtb=d", "--mtree",
-          "--name=n", "--log=debug", "--test-device");
+          "--name=n", "--log=debug", "--test-device", "--disk=image", "--io-threads=64");
     cr_expect_str_eq(config.kernel, "k");
     cr_expect_str_eq(config.initrd, "i");
     cr_expect_str_eq(config.append, "console=ttyS0 quiet");
@@ -79,7 +81,100 @@ Test(config, every_option)
     cr_expect_str_eq(config.dump_dtb, "d");
     cr_expect_str_eq(config.name, "n");
     cr_expect_eq(config.log, LOG_DEBUG);
+    cr_expect_eq(config.disk_count, 1);
+    cr_expect_eq(config.io_threads, 64);
     config_free(&config);
+}
+
+Test(config, disk_alone)
+{
+    struct config config;
+    PARSE(&config, "--kernel=k", "--disk", "/dev/sdx");
+    cr_assert_eq(config.disk_count, 1);
+    cr_expect_str_eq(config.disks[0].path, "/dev/sdx");
+    cr_expect_not(config.disks[0].readonly);
+    cr_expect_eq(config.disks[0].queues, 1);
+    cr_expect_eq(config.disks[0].cache, DISK_CACHE_WRITEBACK);
+    cr_expect_str_eq(config.disks[0].serial, "");
+    config_free(&config);
+}
+
+Test(config, disk_with_all)
+{
+    struct config config;
+    PARSE(&config, "--kernel=k", "--disk", "a=b,ro,queues=16,cache=none,serial=12345678901234567890",
+          "--disk", "b,cache=unsafe,cache=writeback,serial=");
+    cr_assert_eq(config.disk_count, 2);
+    cr_expect_str_eq(config.disks[0].path, "a=b");
+    cr_expect(config.disks[0].readonly);
+    cr_expect_eq(config.disks[0].queues, 16);
+    cr_expect_eq(config.disks[0].cache, DISK_CACHE_NONE);
+    cr_expect_str_eq(config.disks[0].serial, "12345678901234567890");
+    cr_expect_str_eq(config.disks[1].path, "b");
+    cr_expect_eq(config.disks[1].cache, DISK_CACHE_WRITEBACK);
+    cr_expect_str_eq(config.disks[1].serial, "");
+    config_free(&config);
+}
+
+/* Two commas are one that does not separate. */
+Test(config, disk_with_commas)
+{
+    static const struct {
+        const char *text, *path, *serial;
+    } disks[] = {
+        {"a,,b", "a,b", ""},       {",,", ",", ""},       {",,,,", ",,", ""},
+        {"a,,,ro", "a,", ""},      {"a,,ro", "a,ro", ""}, {"a,serial=x,,y", "a", "x,y"},
+        {"a,serial=,,", "a", ","}, {"ro", "ro", ""},      {"a,ro,serial=,,,ro", "a", ","},
+    };
+    for (size_t i = 0; i < sizeof(disks) / sizeof(*disks); i++) {
+        struct config config;
+        PARSE(&config, "--kernel=k", "--disk", (char *)disks[i].text);
+        cr_expect_str_eq(config.disks[0].path, disks[i].path, "%s", disks[i].text);
+        cr_expect_str_eq(config.disks[0].serial, disks[i].serial, "%s", disks[i].text);
+        config_free(&config);
+    }
+}
+
+Test(config, disks_refused)
+{
+    REFUSED("--disk: the path is empty; name an image", "--disk", "");
+    REFUSED("--disk: the path is empty; name an image", "--disk", ",ro");
+    for (const char *const *text = (const char *const[]){"a,", "a,ro,", "a,rw", "a,queue=1", "a,,,",
+                                                         "a,ro=true", "a,cache", "a,RO", NULL};
+         *text; text++)
+        REFUSED("is no property of a disk; write ro, queues=N, cache=MODE or serial=TEXT", "--disk", *text);
+    for (const char *const *text = (const char *const[]){"", "0", "17", "-1", "1x", "0x1", " 1", "4294967297",
+                                                         "18446744073709551617", NULL};
+         *text; text++) {
+        char disk[64];
+        snprintf(disk, sizeof(disk), "a,queues=%s", *text);
+        REFUSED("is not a number of queues; give 1 to 16", "--disk", disk);
+    }
+    REFUSED("--disk: cache: 'write' is no cache mode; write writeback, none or unsafe", "--disk",
+            "a,cache=write");
+    REFUSED("--disk: cache: '' is no cache mode", "--disk", "a,cache=");
+    REFUSED("--disk: serial: '123456789012345678901' is longer than the 20 bytes", "--disk",
+            "a,serial=123456789012345678901");
+    REFUSED("not printable ASCII", "--disk", "a,serial=a\nb");
+    REFUSED("not printable ASCII", "--disk", "a,serial=\xC3\xA4");
+}
+
+Test(config, as_many_disks_as_there_is_room_for)
+{
+    struct config config;
+    PARSE(&config, "--kernel=k", "--disk=1", "--disk=2", "--disk=3", "--disk=4", "--disk=5", "--disk=6",
+          "--disk=7", "--disk=8");
+    cr_expect_eq(config.disk_count, CONFIG_DISKS_MAX);
+    cr_expect_str_eq(config.disks[7].path, "8");
+    config_free(&config);
+    REFUSED("--disk: '9' is one more than the 8 disks that a machine can have", "--disk=1", "--disk=2",
+            "--disk=3", "--disk=4", "--disk=5", "--disk=6", "--disk=7", "--disk=8", "--disk=9");
+}
+
+Test(config, io_threads_refused)
+{
+    for (const char *const *text = (const char *const[]){"65", "-1", "", "two", "1.5", NULL}; *text; text++)
+        REFUSED("is not a number of threads; give 0 to 64", "--io-threads", *text);
 }
 
 Test(config, value_follows_or_is_attached)

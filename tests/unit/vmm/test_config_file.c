@@ -50,7 +50,8 @@ Test(config_file, every_key)
     accepted(&config, "{\"kernel\": \"k\", \"initrd\": \"/abs/i\", \"append\": \"a b\", \"memory\": \"1G\","
                       " \"cpus\": 4, \"serial\": \"unix:s\", \"exit-port\": 244, \"no-acpi\": true,"
                       " \"huge-pages\": true, \"dump-dtb\": \"d\", \"mtree\": true, \"name\": \"n\","
-                      " \"log\": \"info\", \"test-device\": true}\n");
+                      " \"log\": \"info\", \"test-device\": true, \"disk\": \"i,ro\","
+                      " \"io-threads\": 3}\n");
     cr_expect_str_eq(config.kernel, "dir/k");
     cr_expect_str_eq(config.initrd, "/abs/i");
     cr_expect_str_eq(config.append, "a b");
@@ -63,7 +64,31 @@ Test(config_file, every_key)
     cr_expect_str_eq(config.dump_dtb, "dir/d");
     cr_expect_str_eq(config.name, "n");
     cr_expect_eq(config.log, LOG_INFO);
+    cr_assert_eq(config.disk_count, 1);
+    cr_expect_str_eq(config.disks[0].path, "dir/i");
+    cr_expect_eq(config.io_threads, 3);
     config_free(&config);
+}
+
+Test(config_file, several_disks)
+{
+    struct config config;
+    accepted(&config, "{\"disk\": [\"a\", \"/b,ro\"]}");
+    cr_assert_eq(config.disk_count, 2);
+    cr_expect_str_eq(config.disks[0].path, "dir/a");
+    cr_expect_str_eq(config.disks[1].path, "/b");
+    cr_expect(config.disks[1].readonly);
+    config_free(&config);
+    accepted(&config, "{\"disk\": []}");
+    cr_expect_eq(config.disk_count, 0);
+    config_free(&config);
+    refused("dir/vm.json:2: \"disk\": has a whole number in its array, but must have strings",
+            "{\"cpus\": 2,\n\"disk\": [\"a\",\n 3]}");
+    refused("dir/vm.json:1: \"disk\": has an array in its array", "{\"disk\": [[\"a\"]]}");
+    refused("dir/vm.json:1: \"disk\": is an object, but must be a string or an array of strings",
+            "{\"disk\": {\"path\": \"a\"}}");
+    refused("dir/vm.json:1: \"disk\": 'rw' is no property of a disk", "{\"disk\": [\"a\", \"b,rw\"]}");
+    refused("dir/vm.json:3: \"cpus\": ", "{\"disk\": [\"a\", \"b\",\n \"c\"],\n\"cpus\": 0}");
 }
 
 /* Each row of the table is a key, but those of the command line alone, which are refused by name. */

@@ -173,6 +173,10 @@ Test(device_tree, devices)
     CHECK_CELLS(dtb, "/isa/power@i600", "interrupts", 9, 2);
     check_string(dtb, "/isa/exit@if4", "compatible", "godwit,exit-port");
     check_string(dtb, "/test@feb00000", "compatible", "godwit,test-mmio");
+    check_string(dtb, "/virtio@feb40000", "compatible", "virtio,mmio");
+    CHECK_CELLS(dtb, "/virtio@feb40000", "reg", 0, 0xFEB40000, 0, 0x200);
+    CHECK_CELLS(dtb, "/virtio@feb40000", "interrupts", 5, 0);
+    CHECK_CELLS(dtb, "/virtio@feb40200", "interrupts", 10, 0);
     CHECK_CELLS(dtb, "/test@feb00000", "reg", 0, 0xFEB00000, 0, 0x1000, 0, 0xFEB01000, 0, 0x1000);
     check_string(dtb, "/interrupt-controller@fec00000", "compatible", "intel,ce4100-ioapic");
     check_string(dtb, "/interrupt-controller@fee00000", "compatible", "intel,ce4100-lapic");
