@@ -330,14 +330,17 @@ static void finish(struct virtqueue *queue, struct chain *chain, uint32_t writte
 void virtqueue_push(struct virtqueue *queue, struct virtqueue_chain *chain, uint32_t written)
 {
     assert(written <= chain->in_bytes);
+    if (chain->touched < written)
+        chain->touched = written;
     finish(queue, chain_of(chain), written);
 }
 
-/* How much of it has been written only the device knew. */
+/* How much of it has been written nobody says. */
 void virtqueue_drop(struct virtqueue *queue, struct virtqueue_chain *chain)
 {
     queue->dropping = true;
-    finish(queue, chain_of(chain), chain->in_bytes);
+    chain->touched = chain->in_bytes;
+    finish(queue, chain_of(chain), 0);
     queue->dropping = queue->order && queue->out;
     rest(queue);
 }
@@ -347,10 +350,11 @@ void virtqueue_unpop(struct virtqueue *queue, struct virtqueue_chain *shown)
     struct chain *chain = chain_of(shown);
     assert(!queue->order || queue->order[(queue->oldest + queue->out - 1) % queue->config.size] == chain);
     queue->layout->untake(queue, chain);
-    chain->written = shown->in_bytes;
+    shown->touched = shown->in_bytes;
     if (flat_view_tracked(chain->map->view))
         chain_mark(chain);
     come_back(queue, chain);
+    rest(queue);
 }
 
 /* ---- Notifications ---- */
@@ -414,5 +418,8 @@ size_t virtqueue_read(const struct virtqueue_chain *chain, size_t offset, void *
 
 size_t virtqueue_write(struct virtqueue_chain *chain, size_t offset, const void *data, size_t size)
 {
-    return copy(chain->in, chain->in_count, offset, NULL, data, size);
+    size_t done = copy(chain->in, chain->in_count, offset, NULL, data, size);
+    if (done && chain->touched < offset + done)
+        chain->touched = (uint32_t)(offset + done);
+    return done;
 }

@@ -17,9 +17,10 @@
  * A chain is the buffers of one request as host memory, in two halves: what the device reads and what it
  * writes. It holds the view of memory that it was found in, so a commit does not hurt it, until it is pushed
  * or dropped; the bytes written are marked dirty then. The queue itself holds a view while chains are out and
- * from one call of virtqueue_pop() to the next, until that finds nothing, or an interrupt is decided on; it
- * is replaced when another has been published. memory_synchronize() waits for all of them, so a device that
- * waits for something that may never come (input) does not keep a chain meanwhile, but puts it back.
+ * from one call of virtqueue_pop() to the next, until that finds nothing, the last chain is put back, or an
+ * interrupt is decided on; it is replaced when another has been published. memory_synchronize() waits for all
+ * of them, so a device that waits for something that may never come (input) does not keep a chain meanwhile,
+ * but puts it back.
  *
  * A queue belongs to one thread at a time: the vCPU that configures it while it is not enabled, the thread of
  * its event loop from then on until it is reset. No call blocks.
@@ -54,6 +55,12 @@ struct virtqueue_chain {
     const struct iovec *in;  /* the device writes these */
     unsigned out_count, in_count;
     uint32_t out_bytes, in_bytes;
+    /*
+     * What is marked dirty of the second half, from its first byte on: at least what virtqueue_write() has
+     * written and virtqueue_push() says. A device that writes `in` by itself and may have written more than
+     * it tells the driver, as when a read fails halfway, makes it so many.
+     */
+    uint32_t touched;
 };
 
 /* -EINVAL with a message for a size or an alignment that the specification does not allow; -ENOMEM. */
@@ -69,9 +76,9 @@ void virtqueue_destroy(struct virtqueue *queue);
 int virtqueue_pop(struct virtqueue *queue, struct virtqueue_chain **chain, struct error *err);
 
 /*
- * Gives a chain back to the driver, with `written` bytes (from the first) in its second half; a device that
- * does not know how many it has written may have written more, but then says by dirty_mark() where. Chains
- * may come back in any order; with IN_ORDER the driver sees them in the order in which they were taken.
+ * Gives a chain back to the driver, and tells it that `written` bytes of the second half, from the first on,
+ * have been written. Chains may come back in any order; with IN_ORDER the driver sees them in the order in
+ * which they were taken.
  */
 void virtqueue_push(struct virtqueue *queue, struct virtqueue_chain *chain, uint32_t written);
 

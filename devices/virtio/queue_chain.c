@@ -284,7 +284,7 @@ int chain_walk(struct virtqueue *queue, struct chain *chain, struct table *table
 void chain_mark(const struct chain *chain)
 {
     const struct virtqueue_chain *shown = &chain->shown;
-    uint32_t left = chain->written;
+    uint32_t left = shown->touched;
     for (unsigned i = 0; i < shown->in_count && left; i++) {
         uint32_t part = (uint32_t)smaller(shown->in[i].iov_len, left);
         flat_view_mark(chain->map->view, chain->addresses[shown->out_count + i], part);

@@ -56,7 +56,7 @@ struct chain {
     uint16_t last;    /* the link of its last descriptor in the ring: packed rings keep the id there */
     uint16_t entries; /* descriptors of the ring */
     bool finished;    /* by the device; IN_ORDER: it waits for those taken earlier */
-    uint32_t written; /* from the first byte that the device writes */
+    uint32_t written; /* as the driver is told */
     unsigned capacity;
     struct iovec *iov;
     uint64_t *addresses;   /* in the guest, of each of `iov` */
@@ -148,7 +148,7 @@ void chain_free_all(struct virtqueue *queue);
  */
 int chain_walk(struct virtqueue *queue, struct chain *chain, struct table *table);
 
-/* Marks what has been written into it dirty. */
+/* Marks what the device has touched of it dirty. */
 void chain_mark(const struct chain *chain);
 
 #define DESCRIPTOR_SIZE     16 /* in both layouts: address, length, two fields of 16 bits */
