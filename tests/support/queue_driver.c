@@ -358,7 +358,9 @@ bool queue_driver_collect(struct queue_driver *driver, unsigned *token, uint32_t
     if (driver->config.packed) {
         const struct packed_descriptor *descriptor = &packed_ring(driver)[driver->used];
         id = GET(descriptor->id);
-        *written = GET(descriptor->flags) & WRITE ? GET(descriptor->length) : 0;
+        bool wrote = GET(descriptor->flags) & WRITE;
+        *written = wrote ? GET(descriptor->length) : 0;
+        driver->failed |= wrote && !*written;
     } else {
         unsigned entry = driver->used % driver->config.size;
         id = GET(used_ring(driver)->ring[entry].id);

@@ -317,11 +317,7 @@ static void move_queue(struct trial *t)
     virtqueue_set_position(t->f.queue, avail, used);
     virtqueue_get_position(t->f.queue, &again[0], &again[1]);
     cr_assert(again[0] == avail && again[1] == used);
-    t->kicks = true;
-    t->asked = false;
-    bool there = virtqueue_set_kicks(t->f.queue, true);
-    cr_assert_eq(there, t->offered_count > 0);
-    t->asked = !there;
+    change_kicks(t);
 }
 
 static void step(struct trial *t)

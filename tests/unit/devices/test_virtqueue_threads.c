@@ -4,9 +4,11 @@
  * scribbles over the rings at any moment.
  */
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "tests/support/queue_driver.h"
@@ -196,6 +198,74 @@ Test(virtqueue_threads, nothing_is_lost)
         run(features, 128);
     }
 }
+
+/* ---- Just in time ---- */
+
+#ifndef __SANITIZE_THREAD__ /* which puts the handler off until the store is done */
+
+/* A driver that offers a chain just before the device's wish for kicks gets into memory, where it finds the
+ * one before that: the page faults. */
+static struct {
+    struct queue_driver *driver;
+    uint8_t *page;
+    bool offered, kicked;
+} moment;
+
+static void offer_at_the_fault(int number)
+{
+    if (moment.offered)
+        _exit(3);
+    moment.offered = true;
+    if (mprotect(moment.page, RAM_PAGE_SIZE, PROT_READ | PROT_WRITE))
+        _exit(4);
+    struct queue_driver_buffer buffer = {DATA, 16, true};
+    queue_driver_offer(moment.driver, 0, &buffer, 1, QUEUE_DRIVER_NONE, 0);
+    moment.kicked = queue_driver_must_kick(moment.driver);
+}
+
+static void run_moment(bool packed, bool event_idx, bool by_pop)
+{
+    struct fixture f;
+    struct queue_driver driver;
+    fixture_start(&f);
+    f.config.packed = packed;
+    f.config.event_idx = event_idx;
+    fixture_queue(&f);
+    queue_driver_init(&driver, &(struct queue_driver_config){
+                                   .memory = f.host,
+                                   .size = f.config.size,
+                                   .descriptors = DESCRIPTORS,
+                                   .driver = DRIVER,
+                                   .device = DEVICE,
+                                   .packed = packed,
+                                   .event_idx = event_idx,
+                               });
+    virtqueue_set_kicks(f.queue, false);
+    moment = (typeof(moment)){.driver = &driver, .page = f.host + DEVICE};
+    struct virtqueue_chain *chain;
+    if (by_pop) { /* the wish is that of somebody before */
+        virtqueue_destroy(f.queue);
+        fixture_queue(&f);
+    }
+    cr_assert_eq(mprotect(moment.page, RAM_PAGE_SIZE, PROT_READ), 0);
+    if (!by_pop)
+        cr_assert(virtqueue_set_kicks(f.queue, true), "it has come meanwhile, without a kick");
+    cr_assert_eq(virtqueue_pop(f.queue, &chain, NULL), 1);
+    cr_assert(moment.offered && !moment.kicked);
+    virtqueue_push(f.queue, chain, 0);
+    queue_driver_free(&driver);
+    fixture_end(&f);
+}
+
+Test(virtqueue_threads, chain_that_comes_as_kicks_are_asked_for)
+{
+    struct sigaction action = {.sa_handler = offer_at_the_fault};
+    cr_assert_eq(sigaction(SIGSEGV, &action, NULL), 0);
+    for (unsigned i = 0; i < 8; i++)
+        run_moment(i & 1, i & 2, i & 4);
+}
+
+#endif
 
 /* ---- Scribbling ---- */
 
