@@ -383,7 +383,8 @@ bool virtqueue_set_kicks(struct virtqueue *queue, bool wanted)
         there = look(queue);
     else if (!there)
         decline_kicks(queue);
-    rest(queue);
+    if (queue->broken || (wanted && !there))
+        rest(queue);
     return wanted && (there > 0 || (queue->broken && !queue->told));
 }
 

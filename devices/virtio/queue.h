@@ -16,11 +16,11 @@
  *
  * A chain is the buffers of one request as host memory, in two halves: what the device reads and what it
  * writes. It holds the view of memory that it was found in, so a commit does not hurt it, until it is pushed
- * or dropped; the bytes written are marked dirty then. The queue itself holds a view while chains are out and
- * from one call of virtqueue_pop() to the next, until that finds nothing, the last chain is put back, or an
- * interrupt is decided on; it is replaced when another has been published. memory_synchronize() waits for all
- * of them, so a device that waits for something that may never come (input) does not keep a chain meanwhile,
- * but puts it back.
+ * or dropped; the bytes written are marked dirty then. The queue itself holds a view while chains are out,
+ * and once it has been looked at (popped from, or kicks declined) until it is found empty, the last chain is
+ * put back, or an interrupt is decided on; it takes another when one has been published. memory_synchronize()
+ * waits for all of them, so a device that waits for something that may never come (input) does not keep a
+ * chain meanwhile, but puts it back.
  *
  * A queue belongs to one thread at a time: the vCPU that configures it while it is not enabled, the thread of
  * its event loop from then on until it is reset. No call blocks.
