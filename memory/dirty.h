@@ -81,8 +81,8 @@ int dirty_put_back(struct dirty_client *client, struct ram_block *block, uint64_
 void dirty_mark(struct ram_block *block, uint64_t offset, uint64_t length);
 
 /*
- * The same for the pages whose bits are set in `bitmap`, of which the first bit is page `first` (any number);
- * for sources.
+ * The same for the pages whose bits are set in `bitmap`, of which the first bit is page `first` (any number):
+ * for sources, with the memory lock held.
  */
 void dirty_merge(struct ram_block *block, uint64_t first, uint64_t count, const uint64_t *bitmap);
 

@@ -15,9 +15,26 @@ static void full_fence(void)
     __sync_synchronize();
 }
 
+#define GROUP_WORDS 64
+#define GROUP_BYTES (GROUP_WORDS * sizeof(uint64_t))
+
+static const uint64_t no_words[GROUP_WORDS];
+
+static size_t group_count(const struct ram_block *block)
+{
+    return align_up(dirty_block_pages(block), GROUP_WORDS * DIRTY_WORD_PAGES) /
+           (GROUP_WORDS * DIRTY_WORD_PAGES);
+}
+
+static size_t word_count(const struct ram_block *block)
+{
+    return group_count(block) * GROUP_WORDS;
+}
+
+/* Of both halves and the groups. */
 static size_t bitmap_bytes(const struct ram_block *block)
 {
-    return align_up(dirty_block_pages(block), DIRTY_WORD_PAGES) / 8;
+    return 2 * word_count(block) * sizeof(uint64_t) + group_count(block);
 }
 
 static void join(struct ram_block *block, struct memory *memory, unsigned clients)
@@ -86,80 +103,100 @@ void dirty_block_remove_region(struct memory_region *region)
 void dirty_block_free(struct ram_block *block)
 {
     for (unsigned client = 0; client < DIRTY_CLIENTS_MAX; client++)
-        if (block->bitmaps[client])
-            munmap((void *)block->bitmaps[client], bitmap_bytes(block));
+        if (block->bitmaps[client].gathered)
+            munmap(block->bitmaps[client].gathered, bitmap_bytes(block));
+}
+
+static int create_bitmap(const struct ram_block *block, struct dirty_bitmap *bitmap)
+{
+    void *memory = mmap(NULL, bitmap_bytes(block), PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED)
+        return -ENOMEM;
+    bitmap->gathered = memory;
+    bitmap->marked = (_Atomic uint64_t *)memory + word_count(block);
+    bitmap->groups = (atomic_uchar *)(bitmap->marked + word_count(block));
+    return 0;
 }
 
 int dirty_block_fill(struct ram_block *block, unsigned client)
 {
-    if (!block->bitmaps[client]) {
-        void *bitmap = mmap(NULL, bitmap_bytes(block), PROT_READ | PROT_WRITE,
-                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (bitmap == MAP_FAILED)
-            return -ENOMEM;
-        block->bitmaps[client] = bitmap;
-    }
+    struct dirty_bitmap *bitmap = &block->bitmaps[client];
+    if (!bitmap->gathered && create_bitmap(block, bitmap))
+        return -ENOMEM;
     uint64_t pages = dirty_block_pages(block), whole = pages / DIRTY_WORD_PAGES;
-    _Atomic uint64_t *bitmap = block->bitmaps[client];
     /* All at once takes half the time of a fault for each page; if it fails, that is what happens. */
-    madvise((void *)bitmap, bitmap_bytes(block), MADV_POPULATE_WRITE);
-    for (uint64_t i = 0; i < whole; i++)
-        atomic_store_explicit(&bitmap[i], UINT64_MAX, memory_order_relaxed);
+    madvise(bitmap->gathered, word_count(block) * sizeof(uint64_t), MADV_POPULATE_WRITE);
+    memset(bitmap->gathered, 0xff, whole * sizeof(uint64_t));
     if (pages % DIRTY_WORD_PAGES)
-        atomic_store_explicit(&bitmap[whole], ((uint64_t)1 << pages % DIRTY_WORD_PAGES) - 1,
-                              memory_order_relaxed);
+        bitmap->gathered[whole] = ((uint64_t)1 << pages % DIRTY_WORD_PAGES) - 1;
     return 0;
 }
 
 void dirty_block_drop(struct ram_block *block, unsigned client)
 {
-    if (block->bitmaps[client])
-        madvise((void *)block->bitmaps[client], bitmap_bytes(block), MADV_DONTNEED);
+    if (block->bitmaps[client].gathered)
+        madvise(block->bitmaps[client].gathered, bitmap_bytes(block), MADV_DONTNEED);
+}
+
+static bool group_marked(const struct dirty_bitmap *bitmap, uint64_t word)
+{
+    return atomic_load_explicit(&bitmap->groups[word / GROUP_WORDS], memory_order_relaxed);
 }
 
 uint64_t dirty_block_count(const struct ram_block *block, unsigned client)
 {
+    const struct dirty_bitmap *bitmap = &block->bitmaps[client];
     uint64_t count = 0;
-    for (uint64_t i = 0; i < bitmap_bytes(block) / sizeof(uint64_t); i++)
-        count += (uint64_t)__builtin_popcountll(
-            atomic_load_explicit(&block->bitmaps[client][i], memory_order_relaxed));
+    for (uint64_t i = 0; i < word_count(block); i++) {
+        uint64_t marked = group_marked(bitmap, i) ? atomic_load(&bitmap->marked[i]) : 0;
+        count += (uint64_t)__builtin_popcountll(bitmap->gathered[i] | marked);
+    }
     return count;
 }
 
-/* Most of a bitmap is zero: that many words are passed over at a time. */
-#define RUN 8
-
-static uint64_t any_of_run(const _Atomic uint64_t *words)
+/* Moves words of one group from the half of the lock's owner. */
+static bool take_gathered(uint64_t *from, size_t words, uint64_t *to)
 {
-    uint64_t any = 0;
-    for (size_t i = 0; i < RUN; i++)
-        any |= atomic_load_explicit(&words[i], memory_order_relaxed);
-    return any;
+    size_t bytes = words * sizeof(*to);
+    memcpy(to, from, bytes);
+    if (memcmp(from, no_words, bytes) == 0)
+        return false;
+    memset(from, 0, bytes);
+    return true;
 }
 
-bool dirty_block_take(struct ram_block *block, unsigned client, uint64_t first, uint64_t words,
-                      uint64_t *bitmap)
+/* Moves words of one group from the half of those who mark. */
+static bool take_marked(struct dirty_bitmap *bitmap, uint64_t first, size_t words, uint64_t *to)
 {
-    _Atomic uint64_t *from = &block->bitmaps[client][first];
+    if (!group_marked(bitmap, first))
+        return false;
     uint64_t all = 0;
-    for (uint64_t i = 0; i < words; i++) {
-        for (; i + RUN <= words && !any_of_run(&from[i]); i += RUN)
-            memset(&bitmap[i], 0, RUN * sizeof(uint64_t));
-        if (i == words)
-            break;
-        bitmap[i] = 0;
-        if (atomic_load_explicit(&from[i], memory_order_relaxed))
-            bitmap[i] = atomic_exchange(&from[i], 0);
-        all |= bitmap[i];
+    if (words == GROUP_WORDS)
+        atomic_exchange(&bitmap->groups[first / GROUP_WORDS], 0);
+    for (size_t i = 0; i < words; i++) {
+        if (!atomic_load(&bitmap->marked[first + i]))
+            continue;
+        uint64_t bits = atomic_exchange(&bitmap->marked[first + i], 0);
+        to[i] |= bits;
+        all |= bits;
     }
-    full_fence();
     return all;
 }
 
-static void set_bits(_Atomic uint64_t *word, uint64_t bits)
+bool dirty_block_take(struct ram_block *block, unsigned client, uint64_t first, uint64_t words, uint64_t *to)
 {
-    if (bits & ~atomic_load_explicit(word, memory_order_relaxed))
-        atomic_fetch_or(word, bits);
+    struct dirty_bitmap *bitmap = &block->bitmaps[client];
+    uint64_t end = first + words;
+    bool any = false;
+    for (uint64_t at = first, next; at < end; to += next - at, at = next) {
+        next = align_down(at, GROUP_WORDS) + GROUP_WORDS;
+        next = next < end ? next : end;
+        any |= take_gathered(&bitmap->gathered[at], next - at, to);
+        any |= take_marked(bitmap, at, next - at, to);
+    }
+    full_fence();
+    return any;
 }
 
 /* Word `index` of a bitmap of `count` bits, zero behind its end. */
@@ -172,34 +209,52 @@ static uint64_t word_at(const uint64_t *bitmap, uint64_t count, uint64_t index)
     return left < DIRTY_WORD_PAGES ? bitmap[index] & (((uint64_t)1 << left) - 1) : bitmap[index];
 }
 
+/* Adds whole words. */
+static void merge_words(uint64_t *to, const uint64_t *from, uint64_t count)
+{
+    for (uint64_t at = 0, next; at < count; at = next) {
+        next = at + GROUP_WORDS < count ? at + GROUP_WORDS : count;
+        if (memcmp(&from[at], no_words, (next - at) * sizeof(*to)) == 0)
+            continue;
+        for (uint64_t i = at; i < next; i++)
+            to[i] |= from[i];
+    }
+}
+
 void dirty_block_merge(struct ram_block *block, unsigned client, uint64_t first, uint64_t count,
                        const uint64_t *bitmap)
 {
     unsigned shift = first % DIRTY_WORD_PAGES;
-    _Atomic uint64_t *to = &block->bitmaps[client][first / DIRTY_WORD_PAGES];
-    uint64_t carried = 0, whole = count / DIRTY_WORD_PAGES;
-    for (uint64_t i = 0; i * DIRTY_WORD_PAGES < shift + count; i++) {
-        while (!carried && i + RUN <= whole && !any_of_run((const _Atomic uint64_t *)&bitmap[i]))
-            i += RUN;
-        if (i * DIRTY_WORD_PAGES >= shift + count)
-            break;
-        uint64_t word = word_at(bitmap, count, i);
-        uint64_t bits = word << shift | carried;
+    uint64_t *to = &block->bitmaps[client].gathered[first / DIRTY_WORD_PAGES];
+    uint64_t whole = shift ? 0 : count / DIRTY_WORD_PAGES, carried = 0;
+    merge_words(to, bitmap, whole);
+    for (uint64_t i = whole; i * DIRTY_WORD_PAGES < shift + count; i++) {
+        uint64_t word = word_at(bitmap, count, i), bits = word << shift | carried;
         if (bits)
-            set_bits(&to[i], bits);
+            to[i] |= bits;
         carried = shift ? word >> (DIRTY_WORD_PAGES - shift) : 0;
     }
 }
 
+static void set_bits(const struct dirty_bitmap *bitmap, uint64_t word, uint64_t bits)
+{
+    _Atomic uint64_t *marked = &bitmap->marked[word];
+    atomic_uchar *group = &bitmap->groups[word / GROUP_WORDS];
+    if (bits & ~atomic_load(marked))
+        atomic_fetch_or(marked, bits);
+    if (!atomic_load(group))
+        atomic_store(group, 1);
+}
+
 /* Sets the bits of pages `first` to `last`. */
-static void set_range(_Atomic uint64_t *bitmap, uint64_t first, uint64_t last)
+static void set_range(const struct dirty_bitmap *bitmap, uint64_t first, uint64_t last)
 {
     const uint64_t in_word = DIRTY_WORD_PAGES - 1;
     for (uint64_t page = first; page <= last; page = (page | in_word) + 1) {
         uint64_t bits = UINT64_MAX << page % DIRTY_WORD_PAGES;
         if ((page | in_word) == (last | in_word))
             bits &= UINT64_MAX >> (in_word - last % DIRTY_WORD_PAGES);
-        set_bits(&bitmap[page / DIRTY_WORD_PAGES], bits);
+        set_bits(bitmap, page / DIRTY_WORD_PAGES, bits);
     }
 }
 
@@ -218,7 +273,7 @@ void dirty_mark(struct ram_block *block, uint64_t offset, uint64_t length)
     if (length > block->size - offset)
         length = block->size - offset;
     for (; clients; clients &= clients - 1)
-        set_range(block->bitmaps[__builtin_ctz(clients)], offset / RAM_PAGE_SIZE,
+        set_range(&block->bitmaps[__builtin_ctz(clients)], offset / RAM_PAGE_SIZE,
                   (offset + length - 1) / RAM_PAGE_SIZE);
 }
 

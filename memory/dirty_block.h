@@ -5,6 +5,11 @@
  * goes, so that whoever marks needs no lock: at worst he marks for a client that has just stopped. A client
  * fills its bitmap before it is shown to those who mark. Bits behind the block's last page are never set.
  *
+ * A bitmap has two halves, and a page is dirty whose bit is set in either. One is of the memory lock's owner:
+ * what sources add, all words at a time, without an atomic operation for each. The other is marked by whoever
+ * stores, without a lock. It is nearly always empty, so each group of its words has a byte that says whether
+ * to look at them: it is set after a bit was, and cleared before the words are taken.
+ *
  * Who marks stores first, then looks at the mask of clients, then at the bit; a full fence follows the store.
  * Who starts shows himself in the mask, who takes clears the bit, and then a full fence comes before the
  * first page is copied. So of a store and a copy that miss each other, one leaves its mark for the other to

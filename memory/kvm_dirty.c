@@ -10,8 +10,6 @@
 #include "memory/kvm_slots.h"
 #include "memory/ram_block.h"
 
-#define MERGE_WORDS 512 /* of a bitmap that are looked at at once */
-
 static uint64_t pages_of(const struct kvm_slot *slot)
 {
     return slot->size / RAM_PAGE_SIZE;
@@ -125,24 +123,6 @@ void kvm_dirty_mark_all(const struct kvm_slot *slot)
     dirty_mark(slot->block, slot->first_page * RAM_PAGE_SIZE, slot->size);
 }
 
-static bool all_zero(const uint64_t *words, size_t count)
-{
-    return !words[0] && !memcmp(words, words + 1, (count - 1) * sizeof(*words));
-}
-
-/* Merges a bitmap of which most may be empty. */
-static void merge(const struct kvm_slot *slot, const uint64_t *bitmap)
-{
-    size_t words = words_of(slot);
-    for (size_t i = 0; i < words; i += MERGE_WORDS) {
-        size_t count = smaller(words - i, MERGE_WORDS);
-        uint64_t first = i * DIRTY_WORD_PAGES, pages = pages_of(slot) - first;
-        if (!all_zero(&bitmap[i], count))
-            dirty_merge(slot->block, slot->first_page + first, smaller(pages, count * DIRTY_WORD_PAGES),
-                        &bitmap[i]);
-    }
-}
-
 /* Adds what KVM's bitmap of the slot has. */
 static int harvest_bitmap(struct kvm_dirty *self, struct kvm_slot *slot)
 {
@@ -151,7 +131,7 @@ static int harvest_bitmap(struct kvm_dirty *self, struct kvm_slot *slot)
     if (result)
         return result;
     slot->all_pending = false;
-    merge(slot, bitmap);
+    dirty_merge(slot->block, slot->first_page, pages_of(slot), bitmap);
     return 0;
 }
 

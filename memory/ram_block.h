@@ -24,6 +24,13 @@ enum ram_block_flags {
     RAM_BLOCK_HUGE_PAGES = 1, /* 2 MiB pages from the host's pool; the size must be a multiple of that */
 };
 
+/* One client's bitmap of the pages of a block, in two halves: memory/dirty_block.h. */
+struct dirty_bitmap {
+    uint64_t *gathered; /* NULL: there is none yet; once there it stays, as does the rest */
+    _Atomic uint64_t *marked;
+    atomic_uchar *groups;
+};
+
 struct ram_block {
     const char *name; /* borrowed */
     void *host;       /* start of the mapping */
@@ -33,8 +40,8 @@ struct ram_block {
     struct memory *memory;          /* private from here on: that of its regions; NULL: it has none */
     struct ram_block *next, **link; /* another block of `memory` */
     struct memory_region *regions;
-    atomic_uint clients;                          /* mask of those that track it */
-    _Atomic uint64_t *bitmaps[DIRTY_CLIENTS_MAX]; /* by client; once there they stay */
+    atomic_uint clients;                            /* mask of those that track it */
+    struct dirty_bitmap bitmaps[DIRTY_CLIENTS_MAX]; /* by client */
 };
 
 /*
