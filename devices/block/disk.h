@@ -50,7 +50,8 @@ struct disk_geometry {
 
 /*
  * Opens and locks an image. -errno with a message that names the file: missing, a directory, empty or not
- * whole sectors, locked by another (who, where /proc tells), not writable, O_DIRECT not supported there.
+ * whole blocks, locked by another (who, where /proc tells; devices/block/disk_lock.h), not writable, O_DIRECT
+ * not supported there. May wait for a second.
  */
 int disk_open(const struct disk_config *config, struct disk **disk, struct error *err);
 

@@ -8,9 +8,14 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/error.h"
+
+/* How often, and how far apart, a lock is tried that nobody is seen to hold. */
+#define ATTEMPTS 50
+#define PAUSE_NS 20000000
 
 struct holder {
     long pid;
@@ -81,23 +86,29 @@ static bool find_holder(int fd, struct holder *holder)
     return found;
 }
 
-static int say_busy(int fd, const char *path, bool exclusive, struct error *err)
+static int say_busy(const struct holder *holder, const char *path, bool exclusive, struct error *err)
 {
-    struct holder holder;
     const char *remedy = exclusive ? "an image that can be written belongs to one machine alone"
                                    : "an image that another one writes cannot be read meanwhile";
-    if (!find_holder(fd, &holder))
+    if (!holder)
         return error_set(err, EBUSY, "disk image %s is in use by another process: %s", path, remedy);
-    return error_set(err, EBUSY, "disk image %s is in use by process %ld (%s): %s", path, holder.pid,
-                     holder.name, remedy);
+    return error_set(err, EBUSY, "disk image %s is in use by process %ld (%s): %s", path, holder->pid,
+                     holder->name, remedy);
 }
 
 int disk_lock(int fd, const char *path, bool exclusive, struct error *err)
 {
     struct flock lock = {.l_type = (short)(exclusive ? F_WRLCK : F_RDLCK), .l_whence = SEEK_SET};
-    if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
-        return 0;
-    if (errno == EAGAIN || errno == EACCES)
-        return say_busy(fd, path, exclusive, err);
-    return error_set_errno(err, errno, "cannot lock disk image %s (a file system without locks?)", path);
+    for (unsigned attempt = 0; fcntl(fd, F_OFD_SETLK, &lock) < 0; attempt++) {
+        struct holder holder;
+        if (errno != EAGAIN && errno != EACCES)
+            return error_set_errno(err, errno, "cannot lock disk image %s (a file system without locks?)",
+                                   path);
+        if (find_holder(fd, &holder))
+            return say_busy(&holder, path, exclusive, err);
+        if (attempt == ATTEMPTS)
+            return say_busy(NULL, path, exclusive, err);
+        nanosleep(&(struct timespec){.tv_nsec = PAUSE_NS}, NULL);
+    }
+    return 0;
 }

@@ -1,5 +1,7 @@
 #include <errno.h>
+#include <pthread.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -110,5 +112,56 @@ Test(disk_open, lets_many_read_as_long_as_none_writes)
     struct disk *disk = disk_file_open(&file, DISK_CACHE_WRITEBACK, false);
     refuses(file.path, DISK_CACHE_UNSAFE, true, EBUSY, "in use");
     disk_close(disk);
+    disk_file_destroy(&file);
+}
+
+/* Sends `fd` through a socket where nobody receives it: its open file is no process's then. */
+static int hide(int fd)
+{
+    int ends[2];
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {
+        .header = {.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
+    struct msghdr message = {.msg_iov = &(struct iovec){"", 1},
+                             .msg_iovlen = 1,
+                             .msg_control = &control,
+                             .msg_controllen = sizeof(control)};
+    memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    cr_assert_eq(sendmsg(ends[0], &message, 0), 1);
+    close(ends[0]);
+    close(fd);
+    return ends[1];
+}
+
+static int hide_lock(const struct disk_file *file)
+{
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    int fd = open(file->path, O_RDWR | O_CLOEXEC);
+    cr_assert_eq(fcntl(fd, F_OFD_SETLK, &lock), 0);
+    return hide(fd);
+}
+
+static void *close_it(void *fd)
+{
+    close(*(int *)fd);
+    return NULL;
+}
+
+/* So it looks for a moment after a process was killed. */
+Test(disk_open, waits_a_while_for_a_lock_that_nobody_holds)
+{
+    struct disk_file file;
+    pthread_t thread;
+    disk_file_create(&file, 4096);
+    int hidden = hide_lock(&file);
+    refuses(file.path, DISK_CACHE_WRITEBACK, false, EBUSY, "in use by another process");
+    close(hidden);
+    hidden = hide_lock(&file);
+    cr_assert_eq(pthread_create(&thread, NULL, close_it, &hidden), 0);
+    disk_close(disk_file_open(&file, DISK_CACHE_WRITEBACK, false));
+    pthread_join(thread, NULL);
     disk_file_destroy(&file);
 }
