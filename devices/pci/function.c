@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "base/macros.h"
 #include "devices/pci/internal.h"
 #include "memory/memory.h"
 #include "memory/region.h"
@@ -303,16 +304,16 @@ unsigned pci_function_add_capability(struct pci_function *function, uint8_t id, 
                                      const void *writable, unsigned size)
 {
     unsigned offset = function->capabilities_end;
-    assert(size <= PCI_CONFIG_SIZE && offset + PCI_CAP_SIZEOF + size <= PCI_CONFIG_SIZE);
+    assert(size <= PCI_CONFIG_SIZE && offset + PCI_CAPABILITY_HEADER + size <= PCI_CONFIG_SIZE);
     uint8_t *header = function->config + offset;
     *function->last_link = (uint8_t)offset;
     header[PCI_CAP_LIST_ID] = id;
     function->last_link = &header[PCI_CAP_LIST_NEXT];
-    memcpy(header + 2, body, size);
+    memcpy(header + PCI_CAPABILITY_HEADER, body, size);
     if (writable)
-        memcpy(function->writable + offset + 2, writable, size);
+        memcpy(function->writable + offset + PCI_CAPABILITY_HEADER, writable, size);
     function->config[PCI_STATUS] |= PCI_STATUS_CAP_LIST;
-    function->capabilities_end = (offset + 2 + size + 3) & ~3u;
+    function->capabilities_end = (unsigned)align_up(offset + PCI_CAPABILITY_HEADER + size, 4);
     return offset;
 }
 

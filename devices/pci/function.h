@@ -35,9 +35,12 @@ struct memory_region;
 struct pci_bus;
 struct pci_function;
 
-#define PCI_CONFIG_SIZE  256
-#define PCI_BARS         6
-#define PCI_BAR_PRIORITY (-1)
+#define PCI_CONFIG_SIZE       256
+#define PCI_BARS              6
+#define PCI_BAR_PRIORITY      (-1)
+
+/* A capability begins with its id and a link. */
+#define PCI_CAPABILITY_HEADER 2
 
 struct pci_identity {
     uint16_t vendor, device;

@@ -6,6 +6,7 @@
 
 #include <criterion/criterion.h>
 #include <string.h>
+#include <sys/eventfd.h>
 
 #include "base/macros.h"
 #include "devices/pci/bus.h"
@@ -35,12 +36,13 @@
 #define INTX_OFF     0x400
 
 struct pci_fixture {
-    struct virtio_guest guest;
+    struct virtio_guest *guest;
     struct memory_region io;
     struct address_space *io_space;
     struct pci_bus *bus;
-    bool lines[PCI_LINES];
-    unsigned changes; /* of lines */
+    _Atomic bool lines[PCI_LINES];
+    int line_fd;              /* signalled when a line goes up; -1: none */
+    _Atomic unsigned changes; /* of lines */
     struct memory_region narrow;
     uint8_t narrow_bytes[4];
 };
@@ -50,6 +52,8 @@ static inline void set_test_line(void *opaque, unsigned number, bool level)
     struct pci_fixture *f = opaque;
     f->changes++;
     f->lines[number] = level;
+    if (level && f->line_fd >= 0)
+        eventfd_write(f->line_fd, 1);
 }
 
 static inline uint64_t narrow_read(void *opaque, uint64_t offset, unsigned size)
@@ -70,37 +74,36 @@ static inline void create_bus(struct pci_fixture *f)
 {
     static const struct memory_region_ops narrow_ops = {
         .read = narrow_read, .write = narrow_write, .impl = {1, 4, false}};
-    struct pci_bus_config config = {.memory = f->guest.memory,
-                                    .memory_container = &f->guest.root,
+    struct pci_bus_config config = {.memory = f->guest->memory,
+                                    .memory_container = &f->guest->root,
                                     .io_container = &f->io,
                                     .narrow_ports = &f->narrow};
     for (unsigned i = 0; i < PCI_LINES; i++)
         config.lines[i] = (struct irq_line){set_test_line, f, i};
-    cr_assert_eq(memory_region_init_mmio(&f->narrow, f->guest.memory, "narrow", &narrow_ops, f, 4, NULL), 0);
+    cr_assert_eq(memory_region_init_mmio(&f->narrow, f->guest->memory, "narrow", &narrow_ops, f, 4, NULL), 0);
     cr_assert_eq(pci_bus_create(&config, &f->bus, NULL), 0);
     cr_assert_eq(memory_region_add_subregion(&f->io, 0xCF8, pci_bus_ports(f->bus), 0, NULL), 0);
-    virtio_guest_map(&f->guest, ECAM, pci_bus_ecam(f->bus));
+    virtio_guest_map(f->guest, ECAM, pci_bus_ecam(f->bus));
 }
 
-static inline void pci_start(struct pci_fixture *f)
+/* Adds PCI to a guest. */
+static inline void pci_attach(struct pci_fixture *f, struct virtio_guest *guest)
 {
-    *f = (struct pci_fixture){.changes = 0};
-    virtio_guest_create(&f->guest);
-    cr_assert_eq(memory_region_init_container(&f->io, f->guest.memory, "io", 0x10000, NULL), 0);
-    cr_assert_eq(address_space_create(f->guest.memory, "io", &f->io, &f->io_space, NULL), 0);
+    *f = (struct pci_fixture){.guest = guest, .line_fd = -1};
+    cr_assert_eq(memory_region_init_container(&f->io, guest->memory, "io", 0x10000, NULL), 0);
+    cr_assert_eq(address_space_create(guest->memory, "io", &f->io, &f->io_space, NULL), 0);
     create_bus(f);
 }
 
 /* All functions have been destroyed. */
-static inline void pci_end(struct pci_fixture *f)
+static inline void pci_detach(struct pci_fixture *f)
 {
-    virtio_guest_unmap(&f->guest, pci_bus_ecam(f->bus));
+    virtio_guest_unmap(f->guest, pci_bus_ecam(f->bus));
     cr_assert_eq(memory_region_remove_subregion(pci_bus_ports(f->bus), NULL), 0);
     pci_bus_destroy(f->bus);
     address_space_destroy(f->io_space);
     memory_region_destroy(&f->narrow);
     memory_region_destroy(&f->io);
-    virtio_guest_destroy(&f->guest);
 }
 
 static inline uint64_t config_address(unsigned device, unsigned offset)
@@ -111,14 +114,14 @@ static inline uint64_t config_address(unsigned device, unsigned offset)
 static inline uint32_t config_get(struct pci_fixture *f, unsigned device, unsigned offset, unsigned size)
 {
     uint32_t value = 0;
-    cr_assert_eq(address_space_read(f->guest.space, config_address(device, offset), &value, size), 0);
+    cr_assert_eq(address_space_read(f->guest->space, config_address(device, offset), &value, size), 0);
     return value;
 }
 
 static inline void config_set(struct pci_fixture *f, unsigned device, unsigned offset, uint32_t value,
                               unsigned size)
 {
-    cr_assert_eq(address_space_write(f->guest.space, config_address(device, offset), &value, size), 0);
+    cr_assert_eq(address_space_write(f->guest->space, config_address(device, offset), &value, size), 0);
 }
 
 static inline void set_command(struct pci_fixture *f, unsigned device, uint16_t command)

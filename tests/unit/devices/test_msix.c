@@ -32,6 +32,7 @@ static struct machine {
     bool refusing;
 } machine;
 
+static struct virtio_guest guest;
 static struct pci_fixture f;
 static struct pci_function function;
 static struct memory_region container;
@@ -109,7 +110,7 @@ static void create(void)
     static const struct msi_ops ops = {set_route, drop_route, attach, detach};
     static const struct pci_function_ops function_ops = {.config_written = written};
     static const struct pci_identity identity = {.vendor = 0x1234};
-    struct memory *memory = f.guest.memory;
+    struct memory *memory = f.guest->memory;
     pci_function_init(&function, "function", &identity, &function_ops, NULL);
     cr_assert_eq(memory_region_init_container(&container, memory, "bar", 0x4000, NULL), 0);
     pci_function_add_bar(&function, 0, PCI_BAR_MEMORY_32, &container);
@@ -128,7 +129,8 @@ static void create(void)
 static void start(void)
 {
     machine = (struct machine){.sets = 0};
-    pci_start(&f);
+    virtio_guest_create(&guest);
+    pci_attach(&f, &guest);
     create();
     capability = config_get(&f, DEVICE, CAPABILITIES, 1);
     config_set(&f, DEVICE, BAR(0), WINDOW, 4);
@@ -138,12 +140,13 @@ static void start(void)
 static void end(void)
 {
     pci_function_destroy(&function);
-    memory_synchronize(f.guest.memory);
+    memory_synchronize(f.guest->memory);
     msix_destroy(msix);
     memory_region_destroy(&container);
     for (unsigned i = 0; i < ROUTES_MAX; i++)
         cr_assert(!machine.routes[i].exists);
-    pci_end(&f);
+    pci_detach(&f);
+    virtio_guest_destroy(&guest);
 }
 
 static void control(uint32_t flags)
@@ -153,12 +156,12 @@ static void control(uint32_t flags)
 
 static uint32_t get(uint64_t address)
 {
-    return load(f.guest.space, address, 4);
+    return load(f.guest->space, address, 4);
 }
 
 static void set(uint64_t address, uint32_t value)
 {
-    store(f.guest.space, address, value, 4);
+    store(f.guest->space, address, value, 4);
 }
 
 static void mask(unsigned vector, bool masked)
@@ -222,7 +225,7 @@ Test(msix, what_lies_beyond_the_vectors_is_nothing)
     cr_assert_eq(get(PENDING + 8), (1u << (VECTORS - 64)) - 1);
     cr_assert_eq(get(PENDING + 12), 0);
     uint64_t both = 0;
-    address_space_read(f.guest.space, PENDING, &both, 8);
+    address_space_read(f.guest->space, PENDING, &both, 8);
     cr_assert_eq(both, UINT64_MAX);
     cr_assert_eq(msix_fd(msix, VECTORS), -1);
     msix_raise(msix, VECTORS);
@@ -232,10 +235,10 @@ Test(msix, what_lies_beyond_the_vectors_is_nothing)
 Test(msix, only_words_are_accepted)
 {
     uint64_t value = 0;
-    cr_assert_neq(address_space_read(f.guest.space, TABLE, &value, 2), 0);
-    cr_assert_neq(address_space_read(f.guest.space, PENDING, &value, 1), 0);
+    cr_assert_neq(address_space_read(f.guest->space, TABLE, &value, 2), 0);
+    cr_assert_neq(address_space_read(f.guest->space, PENDING, &value, 1), 0);
     value = 0x00000012FEE01000;
-    cr_assert_eq(address_space_write(f.guest.space, TABLE, &value, 8), 0);
+    cr_assert_eq(address_space_write(f.guest->space, TABLE, &value, 8), 0);
     cr_assert_eq(get(TABLE), 0xFEE01000);
     cr_assert_eq(get(TABLE + 4), 0x12);
 }

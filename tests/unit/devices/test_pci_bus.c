@@ -9,6 +9,7 @@
 #define ADDRESS 0xCF8
 #define DATA    0xCFC
 
+static struct virtio_guest guest;
 static struct pci_fixture f;
 static struct pci_function functions[6];
 
@@ -21,7 +22,8 @@ static const struct {
 static void start(void)
 {
     static const struct pci_function_ops ops = {.config_written = NULL};
-    pci_start(&f);
+    virtio_guest_create(&guest);
+    pci_attach(&f, &guest);
     for (unsigned i = 0; i < ARRAY_SIZE(places); i++) {
         struct pci_identity identity = {
             .vendor = 0x1234, .device = (uint16_t)i, .interrupt_pin = places[i].pin};
@@ -34,7 +36,8 @@ static void end(void)
 {
     for (unsigned i = 0; i < ARRAY_SIZE(places); i++)
         pci_function_destroy(&functions[i]);
-    pci_end(&f);
+    pci_detach(&f);
+    virtio_guest_destroy(&guest);
 }
 
 static uint32_t in(unsigned port, unsigned size)
@@ -68,7 +71,7 @@ Test(pci_bus, both_mechanisms_show_the_same)
             for (unsigned offset = 0; offset < 256; offset += 4) {
                 aim(device, function, offset);
                 uint64_t ecam = ECAM + device * 0x8000 + function * 0x1000 + offset;
-                cr_assert_eq(in(DATA, 4), load(f.guest.space, ecam, 4));
+                cr_assert_eq(in(DATA, 4), load(f.guest->space, ecam, 4));
             }
         }
     }
@@ -78,11 +81,11 @@ Test(pci_bus, what_is_not_there_reads_as_ones)
 {
     unsigned found = 0;
     for (unsigned devfn = 0; devfn < 256; devfn++) {
-        uint32_t vendor = load(f.guest.space, ECAM + devfn * 0x1000, 4);
+        uint32_t vendor = load(f.guest->space, ECAM + devfn * 0x1000, 4);
         found += vendor != ONES;
     }
     cr_assert_eq(found, ARRAY_SIZE(places) + 1);
-    store(f.guest.space, ECAM + 2 * 0x8000, 0, 4);
+    store(f.guest->space, ECAM + 2 * 0x8000, 0, 4);
     cr_assert_eq(config_get(&f, 2, 0x40, 1), 0xFF);
     out(ADDRESS, 0x80010000, 4); /* bus 1 */
     cr_assert_eq(in(DATA, 4), ONES);
@@ -126,7 +129,7 @@ Test(pci_bus, the_address_port_is_one_word)
 Test(pci_bus, devices_with_several_functions_say_so)
 {
     cr_assert_eq(config_get(&f, 31, HEADER_TYPE, 1), 0x80);
-    cr_assert_eq(load(f.guest.space, ECAM + 0xFF000 + HEADER_TYPE, 1), 0x80);
+    cr_assert_eq(load(f.guest->space, ECAM + 0xFF000 + HEADER_TYPE, 1), 0x80);
     cr_assert_eq(config_get(&f, 5, HEADER_TYPE, 1), 0);
 }
 
@@ -150,9 +153,11 @@ Test(pci_bus, pins_are_wired_by_the_number_of_the_device)
         if (places[i].pin)
             expected[(places[i].device + places[i].pin - 1) % 4] = true;
         pci_function_set_intx(&functions[i], true);
-        cr_assert_eq(memcmp(f.lines, expected, sizeof(expected)), 0, "function %u", i);
+        for (unsigned line = 0; line < PCI_LINES; line++)
+            cr_assert_eq(f.lines[line], expected[line], "function %u", i);
         pci_function_set_intx(&functions[i], false);
-        cr_assert_eq(memcmp(f.lines, (bool[PCI_LINES]){false}, sizeof(expected)), 0);
+        for (unsigned line = 0; line < PCI_LINES; line++)
+            cr_assert(!f.lines[line]);
     }
 }
 

@@ -20,6 +20,7 @@ struct device {
     unsigned offset, size;  /* of the last */
 };
 
+static struct virtio_guest guest;
 static struct pci_fixture f;
 static struct device device, other;
 static unsigned capability;
@@ -56,7 +57,7 @@ static void create_device(struct device *self, unsigned number)
                                                  .class_code = 0x018000,
                                                  .revision = 7,
                                                  .interrupt_pin = 1};
-    struct memory *memory = f.guest.memory;
+    struct memory *memory = f.guest->memory;
     memory_region_init_mmio(&self->bar_32, memory, "bar-32", &bar_ops, self, SIZE_32, NULL);
     memory_region_init_mmio(&self->bar_64, memory, "bar-64", &bar_ops, self, SIZE_64, NULL);
     memory_region_init_mmio(&self->bar_ports, memory, "bar-ports", &bar_ops, self, SIZE_PORTS, NULL);
@@ -79,7 +80,8 @@ static void destroy_device(struct device *self)
 
 static void start(void)
 {
-    pci_start(&f);
+    virtio_guest_create(&guest);
+    pci_attach(&f, &guest);
     create_device(&device, DEVICE);
     create_device(&other, DEVICE + 1);
 }
@@ -88,7 +90,8 @@ static void end(void)
 {
     destroy_device(&device);
     destroy_device(&other);
-    pci_end(&f);
+    pci_detach(&f);
+    virtio_guest_destroy(&guest);
 }
 
 static uint32_t get(unsigned offset, unsigned size)
@@ -103,7 +106,7 @@ static void set(unsigned offset, uint32_t value, unsigned size)
 
 static const struct memory_region *seen(uint64_t address)
 {
-    return seen_at(f.guest.space, address);
+    return seen_at(f.guest->space, address);
 }
 
 TestSuite(pci_function, .init = start, .fini = end);
@@ -203,7 +206,7 @@ Test(pci_function, bars_are_where_the_guest_puts_them)
     cr_assert_eq(seen(WINDOW + SIZE_32 - 1), &device.bar_32);
     cr_assert_null(seen(WINDOW + SIZE_32));
     cr_assert_eq(seen(0x1200004000), &device.bar_64);
-    cr_assert_eq(load(f.guest.space, 0x1200004000, 1), 0x5A);
+    cr_assert_eq(load(f.guest->space, 0x1200004000, 1), 0x5A);
     cr_assert_null(seen_at(f.io_space, 0xC000));
     set_command(&f, DEVICE, DECODE_IO);
     cr_assert_null(seen(WINDOW));
@@ -256,14 +259,14 @@ Test(pci_function, a_bar_can_be_at_the_very_top)
 Test(pci_function, ram_is_above_bars)
 {
     set_command(&f, DEVICE, DECODE);
-    cr_assert_eq(seen(0), &f.guest.ram);
+    cr_assert_eq(seen(0), &f.guest->ram);
     set(BAR(0), 0x1000, 4);
-    cr_assert_eq(seen(0x1000), &f.guest.ram);
-    store(f.guest.space, 0x1000, 0x1234, 4);
-    cr_assert_eq(load(f.guest.space, 0x1000, 4), 0x1234);
+    cr_assert_eq(seen(0x1000), &f.guest->ram);
+    store(f.guest->space, 0x1000, 0x1234, 4);
+    cr_assert_eq(load(f.guest->space, 0x1000, 4), 0x1234);
     set(BAR(0), VIRTIO_GUEST_RAM, 4);
     cr_assert_eq(seen(VIRTIO_GUEST_RAM), &device.bar_32);
-    cr_assert_eq(load(f.guest.space, 0x1000, 4), 0x1234);
+    cr_assert_eq(load(f.guest->space, 0x1000, 4), 0x1234);
 }
 
 Test(pci_function, fixed_devices_are_above_bars)
@@ -318,7 +321,7 @@ static struct memory_listener listener = {.name = "refuser", .ops = &listener_op
 
 Test(pci_function, a_refused_move_has_not_taken_place)
 {
-    cr_assert_eq(memory_listener_register(&listener, f.guest.space, NULL), 0);
+    cr_assert_eq(memory_listener_register(&listener, f.guest->space, NULL), 0);
     set(BAR(0), WINDOW, 4);
     set_command(&f, DEVICE, DECODE);
     refusing = true;
@@ -340,7 +343,7 @@ Test(pci_function, a_refused_move_has_not_taken_place)
 
 Test(pci_function, each_write_is_one_transaction_or_none)
 {
-    cr_assert_eq(memory_listener_register(&listener, f.guest.space, NULL), 0);
+    cr_assert_eq(memory_listener_register(&listener, f.guest->space, NULL), 0);
     count_commits = 0;
     set(BAR(0), WINDOW, 4);
     set(BAR(4), WINDOW + 0x10000, 4);
@@ -358,15 +361,15 @@ Test(pci_function, each_write_is_one_transaction_or_none)
 Test(pci_function, writes_of_all_kinds_leave_ram_alone)
 {
     uint64_t random = 1;
-    store(f.guest.space, 0x8000, 0xC0FFEE, 4);
+    store(f.guest->space, 0x8000, 0xC0FFEE, 4);
     for (unsigned i = 0; i < 20000; i++) {
         random = random * 6364136223846793005u + 1442695040888963407u;
         unsigned size = 1u << (random >> 60) % 3;
         unsigned offset = (unsigned)(random >> 32) % 0x100 & ~(size - 1);
         set(offset, (uint32_t)(random >> 20), size);
     }
-    cr_assert_eq(load(f.guest.space, 0x8000, 4), 0xC0FFEE);
+    cr_assert_eq(load(f.guest->space, 0x8000, 4), 0xC0FFEE);
     for (uint64_t address = 0; address < VIRTIO_GUEST_RAM; address += 0x1000)
-        cr_assert_eq(seen(address), &f.guest.ram);
+        cr_assert_eq(seen(address), &f.guest->ram);
     cr_assert_eq(get(VENDOR, 4), 0x56781234);
 }
