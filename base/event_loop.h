@@ -55,7 +55,9 @@ void event_loop_call(struct event_loop *loop, void (*function)(void *opaque), vo
 /*
  * As event_loop_call(), but `over` is called again after each batch of callbacks until it returns true: waits
  * for what the loop's requests bring about. In place, requests are served meanwhile, and sources are not
- * called: whoever has stopped the loop does not expect that any more.
+ * called: whoever has stopped the loop does not expect that any more. Other calls, and event_loop_run(), wait
+ * until it is over. What a thread has submitted the kernel cancels when that thread ends, so requests made in
+ * place are waited for in place.
  */
 void event_loop_wait(struct event_loop *loop, bool (*over)(void *opaque), void *opaque);
 

@@ -128,12 +128,21 @@ static void enable(struct machine *machine, unsigned index, uint32_t size)
     set(machine, QUEUE_READY, 1);
 }
 
+/* What is held is released when the loop runs next, or a reset waits for it. */
+static void release_all(struct machine *machine)
+{
+    for (unsigned i = 0; i < QUEUES; i++)
+        echo_release(&machine->echo, i);
+}
+
 /* What a proper driver does with a device that has been through anything. */
 static void check_alive(struct machine *machine)
 {
     static const char text[] = "alive";
     char data[DRIVER_BUFFER_SIZE];
     uint32_t size;
+    machine->echo.late = false;
+    release_all(machine);
     set(machine, STATUS, 0);
     check(get(machine, STATUS) == 0);
     negotiate(machine, 0);
@@ -190,9 +199,10 @@ static void offer(struct machine *machine, unsigned index, const uint8_t bytes[8
 static void step(struct machine *machine, const uint8_t bytes[8])
 {
     uint32_t value;
+    release_all(machine);
     memcpy(&value, bytes + 4, sizeof(value));
     unsigned index = bytes[1] % QUEUES;
-    switch (bytes[0] % 12) {
+    switch (bytes[0] % 13) {
     case 0:
     case 1:
         set(machine, bytes[1] * 4u % VIRTIO_MMIO_REGION_SIZE, useful(value));
@@ -201,7 +211,7 @@ static void step(struct machine *machine, const uint8_t bytes[8])
         get(machine, bytes[1] * 4u % VIRTIO_MMIO_REGION_SIZE);
         break;
     case 3:
-        access_anything(machine, bytes, bytes[0] & 16);
+        access_anything(machine, bytes, bytes[0] / 13 % 2);
         break;
     case 4:
         poke(machine, bytes, 4);
@@ -224,6 +234,9 @@ static void step(struct machine *machine, const uint8_t bytes[8])
         break;
     case 10:
         set(machine, STATUS, ALL_STATUS);
+        break;
+    case 11:
+        machine->echo.late = bytes[1] % 2;
         break;
     default:
         run_loop(machine);

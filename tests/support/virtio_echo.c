@@ -1,14 +1,12 @@
 #include "tests/support/virtio_echo.h"
 
 #include <errno.h>
-#include <poll.h>
+#include <liburing.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "base/error.h"
-#include "base/event_loop.h"
 #include "base/macros.h"
 #include "devices/virtio/queue.h"
 
@@ -78,8 +76,37 @@ static void finish(struct virtqueue *ring, struct virtqueue_chain *chain)
     virtqueue_push(ring, chain, (uint32_t)moved);
 }
 
+static void say_stopped(struct echo_queue *queue)
+{
+    queue->ring = NULL;
+    queue->stopping = false;
+    queue->echo->queue_stops++;
+    virtio_queue_stopped(&queue->echo->device, queue->index);
+}
+
+static void release(struct event_request *request, int result)
+{
+    struct echo_queue *queue = container_of(request, struct echo_queue, release);
+    must(result == sizeof(queue->released) && queue->held_count > 0);
+    for (unsigned i = 0; i < queue->held_count; i++) {
+        if (queue->stopping)
+            virtqueue_drop(queue->ring, queue->held[i]);
+        else
+            finish(queue->ring, queue->held[i]);
+    }
+    queue->echo->held -= queue->held_count;
+    queue->held_count = 0;
+    if (queue->stopping)
+        say_stopped(queue);
+    else
+        virtio_queue_interrupt(&queue->echo->device, queue->index);
+}
+
 static void hold(struct echo_queue *queue, struct virtqueue_chain *chain)
 {
+    if (queue->held_count == 0)
+        io_uring_prep_read(event_loop_request(queue->loop, &queue->release), queue->release_fd,
+                           &queue->released, sizeof(queue->released), 0);
     queue->held[queue->held_count++] = chain;
     queue->echo->held++;
 }
@@ -106,14 +133,6 @@ static void kicked(struct virtio_device *device, unsigned index, struct virtqueu
     virtio_queue_interrupt(device, index);
 }
 
-static void say_stopped(struct echo_queue *queue)
-{
-    queue->ring = NULL;
-    queue->stopping = false;
-    queue->echo->queue_stops++;
-    virtio_queue_stopped(&queue->echo->device, queue->index);
-}
-
 static void stop_queue(struct virtio_device *device, unsigned index, struct virtqueue *ring)
 {
     struct echo_queue *queue = &echo_of(device)->queues[index];
@@ -122,39 +141,6 @@ static void stop_queue(struct virtio_device *device, unsigned index, struct virt
         queue->stopping = true;
     else
         say_stopped(queue);
-}
-
-static void release(void *opaque, unsigned events)
-{
-    struct echo_queue *queue = opaque;
-    eventfd_t count;
-    eventfd_read(queue->release_fd, &count);
-    if (!queue->held_count)
-        return;
-    for (unsigned i = 0; i < queue->held_count; i++) {
-        if (queue->stopping)
-            virtqueue_drop(queue->ring, queue->held[i]);
-        else
-            finish(queue->ring, queue->held[i]);
-    }
-    queue->echo->held -= queue->held_count;
-    queue->held_count = 0;
-    if (queue->stopping)
-        say_stopped(queue);
-    else
-        virtio_queue_interrupt(&queue->echo->device, queue->index);
-}
-
-static void add_source(void *opaque)
-{
-    struct echo_queue *queue = opaque;
-    must(event_loop_add(queue->loop, queue->release_fd, POLLIN, release, queue, &queue->releases) == 0);
-}
-
-static void remove_source(void *opaque)
-{
-    struct echo_queue *queue = opaque;
-    event_loop_remove(queue->loop, queue->releases);
 }
 
 void echo_create(struct echo *echo, const struct echo_config *config)
@@ -184,9 +170,9 @@ void echo_create(struct echo *echo, const struct echo_config *config)
     for (unsigned i = 0; i < config->queue_count; i++) {
         struct echo_queue *queue = &echo->queues[i];
         *queue = (struct echo_queue){.echo = echo, .index = i, .loop = config->loops[i]};
-        queue->release_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+        queue->release.done = release;
+        queue->release_fd = eventfd(0, EFD_CLOEXEC);
         must(queue->release_fd >= 0);
-        event_loop_call(queue->loop, add_source, queue);
     }
 }
 
@@ -201,7 +187,6 @@ void echo_destroy(struct echo *echo)
     virtio_device_destroy(&echo->device);
     for (unsigned i = 0; i < count; i++) {
         must(!echo->queues[i].ring);
-        event_loop_call(echo->queues[i].loop, remove_source, &echo->queues[i]);
         close(echo->queues[i].release_fd);
     }
 }

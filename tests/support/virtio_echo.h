@@ -7,7 +7,9 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/eventfd.h>
 
+#include "base/event_loop.h"
 #include "devices/virtio/device.h"
 
 #define ECHO_ID          42
@@ -20,8 +22,9 @@ struct echo_queue {
     struct echo *echo;
     unsigned index;
     struct event_loop *loop;
-    struct event_source *releases;
     int release_fd;
+    struct event_request release; /* a read of it, while chains are held */
+    eventfd_t released;
     struct virtqueue *ring; /* NULL: it is not started */
     struct virtqueue_chain *held[ECHO_HELD_MAX];
     unsigned held_count;
@@ -49,7 +52,7 @@ struct echo_config {
 
 void echo_create(struct echo *echo, const struct echo_config *config);
 
-/* Releases what a queue holds. Any thread. */
+/* Releases what a queue holds, or what it is to hold next. Any thread. */
 void echo_release(struct echo *echo, unsigned index);
 
 void echo_destroy(struct echo *echo);

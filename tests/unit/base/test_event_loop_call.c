@@ -1,6 +1,7 @@
 #include <criterion/criterion.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -221,4 +222,65 @@ Test(event_loop_wait, is_over_at_once_where_it_holds_already)
     event_loop_wait(probe.loop, has_seen, &probe);
     cr_assert_eq(probe.asked, 1);
     event_loop_destroy(probe.loop);
+}
+
+static bool second_time(void *opaque)
+{
+    struct probe *probe = opaque;
+    return ++probe->asked == 2;
+}
+
+static void see_and_quit(void *opaque, unsigned events)
+{
+    struct probe *probe = opaque;
+    probe->seen = true;
+    event_loop_quit(probe->loop);
+}
+
+Test(event_loop_wait, does_not_call_sources_in_place_and_the_next_run_does)
+{
+    struct probe probe = {.loop = create()};
+    int fd = eventfd(1, 0);
+    event_loop_add(probe.loop, fd, POLLIN, see_and_quit, &probe, &probe.source);
+    event_loop_quit(probe.loop);
+    event_loop_run(probe.loop);
+    event_loop_wait(probe.loop, second_time, &probe);
+    cr_assert(!probe.seen);
+    event_loop_run(probe.loop);
+    cr_assert(probe.seen);
+    event_loop_destroy(probe.loop);
+    close(fd);
+}
+
+/* Goes on for long enough that a loop which did not wait for it would have called its source. */
+static void linger(void *opaque)
+{
+    struct probe *probe = opaque;
+    sem_post(&probe->reached);
+    for (int i = 0; i < 10000; i++)
+        sched_yield();
+    cr_assert(!probe->seen);
+}
+
+static void *call_and_linger(void *opaque)
+{
+    struct probe *probe = opaque;
+    event_loop_call(probe->loop, linger, probe);
+    return NULL;
+}
+
+Test(event_loop_call, a_loop_begins_after_what_is_done_in_place)
+{
+    struct probe probe = {.loop = create()};
+    int fd = eventfd(1, 0);
+    event_loop_add(probe.loop, fd, POLLIN, see_and_quit, &probe, &probe.source);
+    sem_init(&probe.reached, 0, 0);
+    pthread_t caller;
+    pthread_create(&caller, NULL, call_and_linger, &probe);
+    sem_wait(&probe.reached);
+    event_loop_run(probe.loop);
+    cr_assert(probe.seen);
+    pthread_join(caller, NULL);
+    event_loop_destroy(probe.loop);
+    close(fd);
 }

@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <pthread.h>
+#include <semaphore.h>
 
 #include "base/log.h"
 #include "memory/address_space.h"
@@ -773,4 +774,68 @@ Test(virtio_device_alone, is_reset_while_the_machine_stops)
     }
     cr_assert_eq(f.echo.resets, 50);
     bring_up(0);
+}
+
+/* A loop that has ended before the request under way has. */
+static void hold_one(void)
+{
+    f.echo.late = true;
+    negotiate(VERSION_1);
+    enable(0);
+    offer(&f, 0, "takes long");
+    set_driver_ok();
+    cr_assert_eq(f.echo.held, 1);
+}
+
+Test(virtio_device_alone, a_reset_waits_in_place_for_requests_under_way)
+{
+    hold_one();
+    pthread_t vcpu = begin(reset_device);
+    cr_assert_eq(f.echo.resets, 0);
+    echo_release(&f.echo, 0);
+    pthread_join(vcpu, NULL);
+    cr_assert_eq(f.echo.resets, 1);
+}
+
+/* The kernel ends the requests of a thread that ends. */
+static sem_t loop_ended, thread_may_end;
+
+static void *run_once_and_stay(void *opaque)
+{
+    event_loop_run(f.loops[0]);
+    sem_post(&loop_ended);
+    sem_wait(&thread_may_end);
+    return NULL;
+}
+
+Test(virtio_device_alone, is_reset_while_the_machine_stops_with_requests_under_way)
+{
+    sem_init(&loop_ended, 0, 0);
+    sem_init(&thread_may_end, 0, 0);
+    for (unsigned i = 1; i <= 50; i++) {
+        f.echo.late = false;
+        bring_up(0);
+        pthread_t loop = begin(run_once_and_stay);
+        echo_once(0, "the loop runs");
+        f.echo.late = true;
+        offer(&f, 0, "takes long");
+        virtio_queue_kick(f.device, 0);
+        wait_until_held(&f, 1);
+        pthread_t vcpu = begin(reset_device);
+        wait_until_stopping(&f, 0);
+        event_loop_quit(f.loops[0]);
+        sem_wait(&loop_ended);
+        cr_assert_eq(f.echo.resets, i - 1);
+        echo_release(&f.echo, 0);
+        pthread_join(vcpu, NULL);
+        cr_assert_eq(f.echo.resets, i);
+        sem_post(&thread_may_end);
+        pthread_join(loop, NULL);
+    }
+}
+
+Test(virtio_device_alone, is_destroyed_with_requests_under_way)
+{
+    hold_one();
+    echo_release(&f.echo, 0);
 }

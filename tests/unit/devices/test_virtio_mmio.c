@@ -295,7 +295,23 @@ Test(virtio_mmio, a_queue_may_be_taken_away_and_brought_back)
     set(QUEUE_NOTIFY, 1);
     echo_once(0, "goes on");
     enable(1);
+    set(QUEUE_READY, 2);
+    set(QUEUE_READY, UINT32_MAX);
+    cr_assert_eq(get(QUEUE_READY), 1);
     echo_once(1, "is back");
+}
+
+Test(virtio_mmio, resets_its_device_when_it_is_destroyed)
+{
+    bring_up(0);
+    virtio_guest_unmap(&f.guest, virtio_mmio_region(mmio));
+    virtio_mmio_destroy(mmio);
+    cr_assert_eq(virtio_get_status(f.device), 0);
+    cr_assert_eq(f.echo.queue_stops, QUEUES);
+    cr_assert_eq(virtio_mmio_create(f.guest.memory, f.device, f.irq_fd, &mmio, NULL), 0);
+    virtio_guest_map(&f.guest, BASE, virtio_mmio_region(mmio));
+    bring_up(0);
+    echo_once(0, "anew");
 }
 
 Test(virtio_mmio, resets_one_queue)
