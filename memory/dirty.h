@@ -13,8 +13,8 @@
  * be had, a page is marked too often.
  *
  * Who starts or takes must not be in an MMIO callback. All calls may come from any thread; they block on the
- * lock of `struct memory` but for dirty_mark(), which takes none. Bitmaps belong to their block and are
- * changed by atomic operations only.
+ * lock of `struct memory` but for dirty_mark(), which takes none. Bitmaps belong to their block; the
+ * half of them that is marked without the lock is changed by atomic operations only (memory/dirty_block.h).
  */
 #pragma once
 
