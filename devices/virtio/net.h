@@ -1,0 +1,51 @@
+/*
+ * A virtio network device on a backend (net/net_backend.h).
+ *
+ * Each pair of queues, receiving and sending, is served by one event loop, the control queue by the first of
+ * them. Frames are received straight into the guest's buffers and sent straight out of them.
+ *
+ * Offered: mergeable receive buffers; checksums and segmentation, both ways, as far as the backend has them;
+ * several pairs of queues, where the backend has them; a control queue for receive modes, the MAC address and
+ * filters, VLANs, offloads, the number of pairs in use, and announcements; an MTU; the state of the link.
+ *
+ * A frame that makes no sense is dropped, a command that makes no sense is answered with an error; neither
+ * harms its queue. Frames that come while the guest offers no buffer wait in the backend.
+ *
+ * Specification: VIRTIO 1.2, section 5.1.
+ */
+#pragma once
+
+#include <stdint.h>
+
+struct address_space;
+struct error;
+struct event_loop;
+struct log;
+struct net_backend;
+struct virtio_device;
+struct virtio_net;
+
+#define VIRTIO_NET_MAC_SIZE 6
+#define VIRTIO_NET_MTU_MIN  68 /* VIRTIO 1.2, section 5.1.4.1 */
+#define VIRTIO_NET_MTU_MAX  65535
+
+struct virtio_net_config {
+    struct net_backend *backend; /* borrowed, as is the rest; has one queue for each pair */
+    uint8_t mac[VIRTIO_NET_MAC_SIZE];
+    uint16_t mtu; /* told to the driver; 0: that of the backend, if it has one */
+    const struct log *log;
+    struct address_space *space;
+    struct event_loop *const *loops; /* one for each pair of queues */
+};
+
+/* -errno with a message. */
+int virtio_net_create(const struct virtio_net_config *config, struct virtio_net **net, struct error *err);
+
+/* For its transport. */
+struct virtio_device *virtio_net_device(struct virtio_net *net);
+
+/* Asks the driver to tell the network where it is (section 5.1.6.5.4): after a migration. Any thread. */
+void virtio_net_announce(struct virtio_net *net);
+
+/* Stops all queues and frees the device. Its transport is gone. NULL is allowed. */
+void virtio_net_destroy(struct virtio_net *net);
