@@ -88,8 +88,8 @@ int chardev_create_unix(const struct chardev_config *config, const char *path, s
 int chardev_create_none(const struct chardev_config *config, struct chardev **out, struct error *err);
 
 /*
- * Connects the front end (copied) that is told of events. Before the event loop runs; at most once. NULL
- * disconnects it, when the loop no longer runs.
+ * Connects the front end (copied) that is told of events; NULL disconnects it. One at a time, and only while
+ * the event loop does not run. What none has read waits for the next one.
  */
 void chardev_attach(struct chardev *chardev, const struct chardev_front_end *front_end);
 

@@ -35,8 +35,8 @@ struct serial_config {
 };
 
 /*
- * Creates the port in its reset state. Before the event loop of the character device runs. -ENOMEM, or what
- * the region's initialiser says.
+ * Creates the port in its reset state. While the event loop of the character device does not run. -ENOMEM, or
+ * what the region's initialiser says.
  */
 int serial_create(const struct serial_config *config, struct memory *memory, struct serial **out,
                   struct error *err);

@@ -44,6 +44,7 @@ struct config {
     unsigned disk_count;
     unsigned io_threads; /* up to CONFIG_IO_THREADS_MAX; 0: the machine's loop does their work */
     bool no_acpi;
+    bool no_reboot; /* a guest that resets ends godwit */
     bool huge_pages;
     bool test_device; /* the MMIO scratch device that godwit's own tests use */
     char *dump_dtb;   /* write the device tree here and end */

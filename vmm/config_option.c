@@ -267,6 +267,7 @@ const struct config_option config_options[] = {
      "end godwit when the guest writes to this port, the low byte being the exit status",
      NUMBER(set_port, exit_port)},
     {"no-acpi", NULL, NULL, "describe the machine by an MP table in place of ACPI tables", FLAG(no_acpi)},
+    {"no-reboot", NULL, NULL, "end when the guest resets, in place of booting it again", FLAG(no_reboot)},
     {"huge-pages", NULL, NULL, "back the guest's RAM by huge pages, which the host must have reserved",
      FLAG(huge_pages)},
     {"name", "NAME", NULL, "the guest's name in messages; without it, the kernel's file name",

@@ -4,7 +4,7 @@
 #pragma once
 
 enum exit_status {
-    EXIT_STATUS_OK = 0,          /* done; or the guest powered off, reset, or was quit from the terminal */
+    EXIT_STATUS_OK = 0, /* done; or the guest powered off, reset for good, or was quit from the terminal */
     EXIT_STATUS_FAILED = 1,      /* host, file or configuration */
     EXIT_STATUS_USAGE = 2,       /* command line */
     EXIT_STATUS_GUEST_CRASH = 3, /* KVM cannot go on with the guest */

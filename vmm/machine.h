@@ -9,6 +9,7 @@
 
 #include <stdio.h>
 
+struct backends;
 struct chardev;
 struct config;
 struct error;
@@ -17,13 +18,13 @@ struct log;
 struct machine;
 
 enum machine_outcome {
-    MACHINE_POWERED_OFF, /* by the guest; so is a reset, as godwit does not boot a machine twice */
-    MACHINE_RESET,
-    MACHINE_EXIT_PORT, /* `status`: the byte the guest wrote */
-    MACHINE_CRASHED,   /* KVM cannot go on; machine_report_crash() says why */
-    MACHINE_SIGNALLED, /* `status`: the signal */
-    MACHINE_QUIT,      /* by the person at the terminal */
-    MACHINE_FAILED,    /* the host let godwit down, which said so in the log */
+    MACHINE_POWERED_OFF, /* by the guest */
+    MACHINE_RESET,       /* likewise: it wants a new machine */
+    MACHINE_EXIT_PORT,   /* `status`: the byte the guest wrote */
+    MACHINE_CRASHED,     /* KVM cannot go on; machine_report_crash() says why */
+    MACHINE_SIGNALLED,   /* `status`: the signal */
+    MACHINE_QUIT,        /* by the person at the terminal */
+    MACHINE_FAILED,      /* the host let godwit down, which said so in the log */
 };
 
 struct machine_end {
@@ -36,7 +37,8 @@ struct machine_config {
         *config; /* what was asked for; borrowed until the machine is destroyed, as is the rest */
     const struct log *log;
     struct event_loop *loop;
-    struct chardev *console; /* what the serial port is connected to */
+    struct chardev *console;         /* what the serial port is connected to */
+    const struct backends *backends; /* and the other devices (vmm/backends.h) */
 };
 
 /*

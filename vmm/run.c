@@ -13,6 +13,7 @@
 #include "base/event_loop.h"
 #include "base/log.h"
 #include "devices/chardev.h"
+#include "vmm/backends.h"
 #include "vmm/cli.h"
 #include "vmm/config.h"
 #include "vmm/exit_status.h"
@@ -28,6 +29,7 @@ struct run {
     struct event_source *signal_source, *console_failed_source;
     struct terminal *terminal;
     struct chardev *console;
+    struct backends backends;
     struct machine *machine;
 };
 
@@ -119,6 +121,18 @@ static int create_console(struct run *run, struct error *err)
     }
 }
 
+static int create_machine(struct run *run, struct error *err)
+{
+    const struct machine_config config = {
+        .config = &run->config,
+        .log = &run->log,
+        .loop = run->loop,
+        .console = run->console,
+        .backends = &run->backends,
+    };
+    return machine_create(&config, &run->machine, err);
+}
+
 static int build(struct run *run, struct error *err)
 {
     int result = event_loop_create(&run->loop, err);
@@ -128,10 +142,9 @@ static int build(struct run *run, struct error *err)
         result = watch_console(run, err);
     if (result == 0)
         result = create_console(run, err);
-    if (result < 0)
-        return result;
-    const struct machine_config config = {&run->config, &run->log, run->loop, run->console};
-    return machine_create(&config, &run->machine, err);
+    if (result == 0)
+        result = backends_open(&run->backends, &run->config, err);
+    return result < 0 ? result : create_machine(run, err);
 }
 
 static void restore_terminal(struct run *run)
@@ -144,6 +157,7 @@ static void restore_terminal(struct run *run)
 static void take_down(struct run *run)
 {
     machine_destroy(run->machine);
+    backends_close(&run->backends);
     chardev_destroy(run->console);
     restore_terminal(run);
     event_loop_destroy(run->loop);
@@ -192,14 +206,29 @@ static bool output_matters(const struct machine_end *end)
     return end->outcome != MACHINE_SIGNALLED && end->outcome != MACHINE_QUIT;
 }
 
+/* What a machine has in it is not reset but made anew: then nothing can be forgotten. */
+static int reboot(struct run *run, struct error *err)
+{
+    log_write(&run->log, LOG_INFO, "the guest reset the machine; it boots again");
+    machine_destroy(run->machine);
+    run->machine = NULL;
+    return create_machine(run, err);
+}
+
 static int run_machine(struct run *run, int *status, struct error *err)
 {
     struct machine_end end;
-    int result = machine_run(run->machine, &end, err);
-    if (result < 0)
-        return result;
-    if (output_matters(&end))
-        machine_flush(run->machine, run->signal_fd);
+    bool again;
+    do {
+        int result = machine_run(run->machine, &end, err);
+        if (result < 0)
+            return result;
+        if (output_matters(&end))
+            machine_flush(run->machine, run->signal_fd);
+        again = end.outcome == MACHINE_RESET && !run->config.no_reboot;
+        if (again && (result = reboot(run, err)) < 0)
+            return result;
+    } while (again);
     restore_terminal(run);
     *status = exit_status(run, &end);
     return 0;

@@ -4,7 +4,6 @@
 #include <stdlib.h>
 
 #include "base/error.h"
-#include "devices/block/disk.h"
 #include "devices/virtio/block.h"
 #include "devices/virtio/device.h"
 #include "devices/virtio/mmio.h"
@@ -15,7 +14,6 @@
 _Static_assert(CONFIG_DISK_SERIAL_MAX == VIRTIO_BLOCK_SERIAL_MAX, "a serial number that virtio has room for");
 
 struct virtio_disk {
-    struct disk *image;
     struct virtio_block *device;
     struct virtio_mmio *registers;
     struct irqfd irqfd;
@@ -27,7 +25,7 @@ static int create_device(struct virtio_disk *disk, const struct virtio_disk_conf
     for (unsigned i = 0; i < config->disk->queues; i++)
         loops[i] = io_threads_next(config->threads);
     const struct virtio_block_config block = {
-        .disk = disk->image,
+        .disk = config->image,
         .serial = config->disk->serial,
         .log = config->log,
         .space = config->space,
@@ -39,10 +37,7 @@ static int create_device(struct virtio_disk *disk, const struct virtio_disk_conf
 
 static int build(struct virtio_disk *disk, const struct virtio_disk_config *config, struct error *err)
 {
-    const struct disk_config image = {config->disk->path, config->disk->readonly, config->disk->cache};
     int result = irqfd_init(&disk->irqfd, config->vm, config->irq, err);
-    if (result == 0)
-        result = disk_open(&image, &disk->image, err);
     if (result == 0)
         result = create_device(disk, config, err);
     if (result == 0)
@@ -86,7 +81,6 @@ void virtio_disk_destroy(struct virtio_disk *disk)
         return;
     virtio_mmio_destroy(disk->registers);
     virtio_block_destroy(disk->device);
-    disk_close(disk->image);
     irqfd_release(&disk->irqfd);
     free(disk);
 }

@@ -1,6 +1,6 @@
 /*
- * A disk of the machine: an image, the virtio device that shows it, its registers over MMIO and its
- * interrupt, put together and taken apart in the right order.
+ * A disk of the machine: the virtio device that shows an image, its registers over MMIO and its interrupt,
+ * put together and taken apart in the right order.
  *
  * Made and freed by the machine's thread.
  */
@@ -8,6 +8,7 @@
 
 struct address_space;
 struct config_disk;
+struct disk;
 struct error;
 struct io_threads;
 struct kvm_vm;
@@ -18,6 +19,7 @@ struct virtio_disk;
 
 struct virtio_disk_config {
     const struct config_disk *disk;
+    struct disk *image;
     const struct log *log;
     const struct kvm_vm *vm;
     struct memory *memory;
@@ -26,7 +28,7 @@ struct virtio_disk_config {
     unsigned irq;                /* its interrupt line, edge-triggered */
 };
 
-/* Opens and locks the image, and makes the device. -errno with a message. */
+/* -errno with a message. */
 int virtio_disk_create(const struct virtio_disk_config *config, struct virtio_disk **disk, struct error *err);
 
 /* Its registers, for the board to map. */
@@ -41,5 +43,5 @@ int virtio_disk_connect(struct virtio_disk *disk, struct error *err);
  */
 void virtio_disk_stop(struct virtio_disk *disk);
 
-/* Frees everything and closes the image. It is stopped, and its region is mapped nowhere. NULL is allowed. */
+/* Frees everything but the image. It is stopped, and its region is mapped nowhere. NULL is allowed. */
 void virtio_disk_destroy(struct virtio_disk *disk);

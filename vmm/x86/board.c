@@ -26,6 +26,7 @@
 #include "memory/ram_block.h"
 #include "memory/region.h"
 #include "memory/trace.h"
+#include "vmm/backends.h"
 #include "vmm/config.h"
 #include "vmm/dirty_reaper.h"
 #include "vmm/io_threads.h"
@@ -296,13 +297,14 @@ static int add_test_device(struct board *board, struct error *err)
     return place_device(board, PLATFORM_TEST_MMIO, -1, places, ARRAY_SIZE(places), err);
 }
 
-static int add_disk(struct board *board, const struct config_disk *disk, struct error *err)
+static int add_disk(struct board *board, struct error *err)
 {
     static const int irqs[] = {LAYOUT_VIRTIO_IRQS};
     _Static_assert(ARRAY_SIZE(irqs) >= CONFIG_DISKS_MAX, "an interrupt for each disk");
     unsigned index = board->disk_count;
     const struct virtio_disk_config config = {
-        .disk = disk,
+        .disk = &board->config.config->disks[index],
+        .image = board->config.backends->disks[index],
         .log = board->config.log,
         .vm = board->vm,
         .memory = board->memory,
@@ -324,7 +326,7 @@ static int add_disks(struct board *board, struct error *err)
     const struct config *config = board->config.config;
     int result = io_threads_create(config->io_threads, board->config.loop, &board->io_threads, err);
     for (unsigned i = 0; i < config->disk_count && result == 0; i++)
-        result = error_prefix(err, add_disk(board, &config->disks[i], err), "--disk");
+        result = error_prefix(err, add_disk(board, err), "--disk");
     return result;
 }
 
