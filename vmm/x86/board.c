@@ -42,6 +42,7 @@ struct board {
     struct kvm_vm *vm;
     struct machine *machine;
     struct platform platform;
+    char *command_line;
     void *device_tree;
     size_t device_tree_size;
 
@@ -390,7 +391,7 @@ int board_create(const struct machine_config *config, struct kvm_vm *vm, struct 
     board->platform.cpus = config->config->cpus;
     board->platform.memory = config->config->memory;
     board->platform.acpi = !config->config->no_acpi;
-    board->platform.command_line = config->config->append ? config->config->append : "";
+    board->platform.command_line = config->config->append;
     int result = build(board, err);
     if (result < 0) {
         board_destroy(board);
@@ -443,6 +444,7 @@ void board_destroy(struct board *board)
         memory_region_destroy(own[i]);
     ram_block_destroy(board->ram);
     memory_destroy(board->memory);
+    free(board->command_line);
     free(board->device_tree);
     free(board);
 }
@@ -459,6 +461,10 @@ int board_load(struct board *board, struct boot_entry *entry, struct error *err)
     struct platform *platform = &board->platform;
     if (getrandom(platform->rng_seed, sizeof(platform->rng_seed), 0) != sizeof(platform->rng_seed))
         return error_set_errno(err, errno, "the host gives no random numbers for the guest's seed");
+    board->command_line = platform_compose_command_line(platform, board->config.config->append);
+    if (!board->command_line)
+        return error_set(err, ENOMEM, "not enough memory for the kernel's command line");
+    platform->command_line = board->command_line;
     int result = boot_load(&files, platform, board->memory_space, entry, &board->device_tree,
                            &board->device_tree_size, err);
     if (result == 0)

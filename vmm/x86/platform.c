@@ -1,5 +1,8 @@
 #include "vmm/x86/platform.h"
 
+#include <stdio.h>
+#include <stdlib.h>
+
 #include "vmm/x86/layout.h"
 
 uint64_t platform_ram_low(const struct platform *platform)
@@ -24,4 +27,31 @@ const struct platform_device_type *platform_device_type(const struct platform_de
         [PLATFORM_VIRTIO_MMIO] = {"virtio device", "virtio", "virtio,mmio", "LNRO0005", false},
     };
     return &types[device->kind];
+}
+
+static void write_virtio_parameters(const struct platform *platform, FILE *out)
+{
+    for (unsigned i = 0; i < platform->device_count; i++) {
+        const struct platform_device *device = &platform->devices[i];
+        if (device->kind == PLATFORM_VIRTIO_MMIO)
+            fprintf(out, "virtio_mmio.device=%llu@0x%llx:%d ", (unsigned long long)device->ranges[0].size,
+                    (unsigned long long)device->ranges[0].base, device->irq);
+    }
+}
+
+char *platform_compose_command_line(const struct platform *platform, const char *append)
+{
+    char *line = NULL;
+    size_t size;
+    FILE *out = open_memstream(&line, &size);
+    if (!out)
+        return NULL;
+    if (!platform->acpi)
+        write_virtio_parameters(platform, out);
+    fputs(append, out);
+    if (fclose(out) != 0) {
+        free(line);
+        return NULL;
+    }
+    return line;
 }

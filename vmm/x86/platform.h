@@ -54,6 +54,13 @@ struct platform {
     uint64_t initrd_start, initrd_size;
 };
 
+/*
+ * The kernel's command line, from malloc: what the person gave and, without ACPI, before it a
+ * virtio_mmio.device= for each virtio device over MMIO, as Linux wants it (its Documentation/admin-guide/
+ * kernel-parameters.txt). NULL when memory is short.
+ */
+char *platform_compose_command_line(const struct platform *platform, const char *append);
+
 /* RAM below the device hole, and from 4 GiB on. */
 uint64_t platform_ram_low(const struct platform *platform);
 uint64_t platform_ram_high(const struct platform *platform);
