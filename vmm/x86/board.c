@@ -26,12 +26,10 @@
 #include "memory/ram_block.h"
 #include "memory/region.h"
 #include "memory/trace.h"
-#include "vmm/backends.h"
 #include "vmm/config.h"
 #include "vmm/dirty_reaper.h"
-#include "vmm/io_threads.h"
 #include "vmm/kvm.h"
-#include "vmm/virtio_disk.h"
+#include "vmm/virtio_devices.h"
 #include "vmm/x86/boot.h"
 #include "vmm/x86/firmware.h"
 #include "vmm/x86/layout.h"
@@ -62,10 +60,10 @@ struct board {
     struct i8042 *i8042;
     struct debug_exit *exit_port;
     struct test_mmio *test;
-    struct io_threads *io_threads;
-    struct virtio_disk *disks[CONFIG_DISKS_MAX];
-    unsigned disk_count;
+    struct virtio_devices *virtio;
 };
+
+static const unsigned virtio_irqs[] = {LAYOUT_VIRTIO_IRQS};
 
 /* Where one region of a device is. */
 struct placement {
@@ -298,42 +296,34 @@ static int add_test_device(struct board *board, struct error *err)
     return place_device(board, PLATFORM_TEST_MMIO, -1, places, ARRAY_SIZE(places), err);
 }
 
-static int add_disk(struct board *board, struct error *err)
+static int place_virtio(void *opaque, struct memory_region *registers, unsigned index, struct error *err)
 {
-    static const int irqs[] = {LAYOUT_VIRTIO_IRQS};
-    _Static_assert(ARRAY_SIZE(irqs) >= CONFIG_DISKS_MAX, "an interrupt for each disk");
-    unsigned index = board->disk_count;
-    const struct virtio_disk_config config = {
-        .disk = &board->config.config->disks[index],
-        .image = board->config.backends->disks[index],
-        .log = board->config.log,
-        .vm = board->vm,
-        .memory = board->memory,
-        .space = board->memory_space,
-        .threads = board->io_threads,
-        .irq = (unsigned)irqs[index],
-    };
-    int result = virtio_disk_create(&config, &board->disks[index], err);
-    if (result < 0)
-        return result;
-    board->disk_count++;
-    const struct placement place = {true, LAYOUT_VIRTIO_MMIO + index * VIRTIO_MMIO_REGION_SIZE,
-                                    virtio_disk_region(board->disks[index])};
-    return place_device(board, PLATFORM_VIRTIO_MMIO, irqs[index], &place, 1, err);
+    struct board *board = opaque;
+    const struct placement place = {true, LAYOUT_VIRTIO_MMIO + index * VIRTIO_MMIO_REGION_SIZE, registers};
+    return place_device(board, PLATFORM_VIRTIO_MMIO, (int)virtio_irqs[index], &place, 1, err);
 }
 
-static int add_disks(struct board *board, struct error *err)
+static int add_virtio_devices(struct board *board, struct error *err)
 {
-    const struct config *config = board->config.config;
-    int result = io_threads_create(config->io_threads, board->config.loop, &board->io_threads, err);
-    for (unsigned i = 0; i < config->disk_count && result == 0; i++)
-        result = error_prefix(err, add_disk(board, err), "--disk");
-    return result;
+    const struct virtio_devices_config config = {
+        .config = board->config.config,
+        .backends = board->config.backends,
+        .log = board->config.log,
+        .loop = board->config.loop,
+        .memory = board->memory,
+        .space = board->memory_space,
+        .vm = board->vm,
+        .irqs = virtio_irqs,
+        .irq_count = ARRAY_SIZE(virtio_irqs),
+        .place = place_virtio,
+        .opaque = board,
+    };
+    return virtio_devices_create(&config, &board->virtio, err);
 }
 
 /* Every device of the machine: a new one is a line here. */
 static int (*const device_adders[])(struct board *, struct error *) = {
-    add_serial, add_rtc, add_i8042, add_pm, add_exit_port, add_test_device, add_disks,
+    add_serial, add_rtc, add_i8042, add_pm, add_exit_port, add_test_device, add_virtio_devices,
 };
 
 static int add_devices(struct board *board, struct error *err)
@@ -374,8 +364,8 @@ static int build(struct board *board, struct error *err)
         result = create_listeners(board, err);
     if (result == 0)
         result = create_interrupt_controllers(board, err);
-    for (unsigned i = 0; i < board->disk_count && result == 0; i++)
-        result = virtio_disk_connect(board->disks[i], err);
+    if (result == 0)
+        result = virtio_devices_connect(board->virtio, err);
     return result;
 }
 
@@ -401,25 +391,11 @@ int board_create(const struct machine_config *config, struct kvm_vm *vm, struct 
     return 0;
 }
 
-/* While there is the memory space, which requests under way use. */
-static void stop_disks(struct board *board)
-{
-    for (unsigned i = 0; i < board->disk_count; i++)
-        virtio_disk_stop(board->disks[i]);
-}
-
-static void destroy_disks(struct board *board)
-{
-    for (unsigned i = 0; i < board->disk_count; i++)
-        virtio_disk_destroy(board->disks[i]);
-    io_threads_destroy(board->io_threads);
-}
-
 void board_destroy(struct board *board)
 {
     if (!board)
         return;
-    stop_disks(board);
+    virtio_devices_stop(board->virtio); /* while there is the memory that requests under way use */
     dirty_reaper_destroy(board->reaper);
     kvm_listener_destroy(board->memory_listener);
     kvm_listener_destroy(board->io_listener);
@@ -431,7 +407,7 @@ void board_destroy(struct board *board)
         memory_region_remove_all_subregions(&board->root, NULL);
         memory_region_remove_all_subregions(&board->io_root, NULL);
     }
-    destroy_disks(board);
+    virtio_devices_destroy(board->virtio);
     serial_destroy(board->serial);
     rtc_destroy(board->rtc);
     acpi_pm_destroy(board->pm);
