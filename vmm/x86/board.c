@@ -32,6 +32,7 @@
 #include "vmm/virtio_devices.h"
 #include "vmm/x86/boot.h"
 #include "vmm/x86/firmware.h"
+#include "vmm/x86/interrupts.h"
 #include "vmm/x86/layout.h"
 #include "vmm/x86/platform.h"
 
@@ -98,26 +99,6 @@ static void guest_requests(void *opaque, enum shutdown_cause cause, int status)
 static struct shutdown_handler shutdown_handler(struct board *board)
 {
     return (struct shutdown_handler){.request = guest_requests, .opaque = board};
-}
-
-/*
- * The TSS and identity map are where Intel's virtual 8086 mode keeps its own; they must be outside of RAM.
- * All this comes after the slots: it puts KVM's own devices on its buses, and a slot that is set afterwards
- * waits up to 12 ms for a grace period of RCU.
- */
-static int create_interrupt_controllers(struct board *board, struct error *err)
-{
-    int fd = board->vm->vm_fd;
-    uint64_t identity_map = LAYOUT_IDENTITY_MAP;
-    struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
-    if (ioctl(fd, KVM_SET_IDENTITY_MAP_ADDR, &identity_map) < 0 ||
-        ioctl(fd, KVM_SET_TSS_ADDR, LAYOUT_TSS) < 0)
-        return error_set_errno(err, errno, "KVM refuses a place for its real-mode TSS");
-    if (ioctl(fd, KVM_CREATE_IRQCHIP, 0) < 0)
-        return error_set_errno(err, errno, "KVM cannot create the interrupt controllers");
-    if (ioctl(fd, KVM_CREATE_PIT2, &pit) < 0)
-        return error_set_errno(err, errno, "KVM cannot create the interval timer");
-    return 0;
 }
 
 static int create_roots(struct board *board, struct error *err)
@@ -363,7 +344,7 @@ static int build(struct board *board, struct error *err)
     if (result == 0)
         result = create_listeners(board, err);
     if (result == 0)
-        result = create_interrupt_controllers(board, err);
+        result = interrupts_create(board->vm, err);
     if (result == 0)
         result = virtio_devices_connect(board->virtio, err);
     return result;
