@@ -21,8 +21,7 @@
 #define ID_BLOCK         2
 #define SECTOR           512
 #define QUEUES_MAX       16
-#define CHAIN            4 /* descriptors of a request */
-#define DEPTH            (VIRTIO_QUEUE_SIZE / CHAIN)
+#define DEPTH            16          /* requests in a queue */
 #define BATCH            (256 << 10) /* bytes that are under way at most */
 #define REQUEST_MAX      64          /* sectors */
 #define WRONG_MAX        10          /* answers; then the guest does not go on with this disk */
@@ -61,7 +60,7 @@ struct disk {
     uint64_t sectors;
     bool readonly, by_interrupt;
     unsigned queue_count, next_queue;
-    struct virtio_queue queues[QUEUES_MAX];
+    struct virtqueue queues[QUEUES_MAX];
     struct request requests[QUEUES_MAX][DEPTH];
     unsigned under_way;
     uint64_t random, answers, wrong;
@@ -78,13 +77,13 @@ static void count_interrupt(struct interrupt_frame *frame)
     lapic_end_of_interrupt();
 }
 
-static void take_interrupts(void)
+static bool take_interrupts(void)
 {
     pic_mask();
     lapic_enable();
     interrupt_set(VECTOR_DISK, count_interrupt);
     current.by_interrupt = true;
-    virtio_interrupt(&current.device, VECTOR_DISK);
+    return virtio_interrupt(&current.device, VECTOR_DISK);
 }
 
 static void complain(struct disk *disk, const char *what)
@@ -114,16 +113,23 @@ static void answer(struct disk *disk, struct request *request)
 
 static void reap(struct disk *disk)
 {
-    uint32_t head, written;
+    uint16_t slot;
+    uint32_t written;
 
     for (unsigned q = 0; q < disk->queue_count; q++) {
-        while (virtio_queue_take(&disk->queues[q], &head, &written)) {
-            struct request *request = &disk->requests[q][head / CHAIN % DEPTH];
-            if (head % CHAIN || head >= VIRTIO_QUEUE_SIZE || !request->busy)
-                guest_panic("an answer to no request");
-            answer(disk, request);
-        }
+        while (virtqueue_take(&disk->queues[q], &slot, &written))
+            answer(disk, &disk->requests[q][slot]);
     }
+}
+
+/* Whether interrupts will come for all answers that are not there yet. */
+static bool ask_for_interrupts(struct disk *disk)
+{
+    for (unsigned q = 0; q < disk->queue_count; q++) {
+        if (virtqueue_set_interrupts(&disk->queues[q], true))
+            return false;
+    }
+    return true;
 }
 
 /* For answers. Interrupts are off but while it waits for one, so none comes between looking and waiting. */
@@ -132,7 +138,7 @@ static void reap_more(struct disk *disk)
     unsigned before = disk->under_way;
 
     reap(disk);
-    if (disk->by_interrupt && disk->under_way == before)
+    if (disk->by_interrupt && disk->under_way == before && ask_for_interrupts(disk))
         interrupt_wait();
 }
 
@@ -153,26 +159,23 @@ static unsigned free_slot(struct disk *disk, unsigned queue)
     }
 }
 
-static void describe(struct virtio_descriptor *descriptor, const void *data, uint32_t size, uint16_t flags,
-                     uint16_t next)
-{
-    *descriptor = (struct virtio_descriptor){(uint64_t)data, size, flags, next};
-}
-
 /* The data are in two pieces, which meet anywhere. */
-static void build_chain(struct disk *disk, struct virtio_queue *queue, uint16_t head, struct request *request,
-                        uint8_t *data, uint32_t size)
+static void hand_over(struct disk *disk, unsigned q, unsigned slot, uint8_t *data, uint32_t size)
 {
-    struct virtio_descriptor *chain = &queue->descriptors[head];
-    uint16_t flags = VIRTIO_BUFFER_NEXT;
+    struct request *request = &disk->requests[q][slot];
+    bool reads = request->header.type != WRITE;
     uint32_t first = size ? 1 + next_random(disk, size - 1) : 0;
+    struct virtqueue_buffer chain[VIRTQUEUE_CHAIN_MAX] = {{&request->header, sizeof(request->header), false}};
+    unsigned count = 1;
 
-    describe(&chain[0], &request->header, sizeof(request->header), flags, head + (size ? 1 : 3));
-    if (request->header.type != WRITE)
-        flags |= VIRTIO_BUFFER_WRITE;
-    describe(&chain[1], data, first, flags, head + 2);
-    describe(&chain[2], data + first, size - first, flags, head + 3);
-    describe(&chain[3], &request->status, 1, VIRTIO_BUFFER_WRITE, 0);
+    if (size) {
+        chain[count++] = (struct virtqueue_buffer){data, first, reads};
+        chain[count++] = (struct virtqueue_buffer){data + first, size - first, reads};
+    }
+    chain[count++] = (struct virtqueue_buffer){&request->status, 1, true};
+    if (!virtqueue_add(&disk->queues[q], chain, count, slot))
+        guest_panic("no room in a queue that has some");
+    virtqueue_kick(&disk->queues[q]);
 }
 
 /* Starts a request, on one queue after the other. */
@@ -187,9 +190,8 @@ static void start(struct disk *disk, uint32_t type, uint64_t sector, uint8_t *da
     request->status = UNANSWERED;
     request->expected = expected;
     request->busy = true;
-    build_chain(disk, &disk->queues[q], slot * CHAIN, request, data, size);
     disk->under_way++;
-    virtio_queue_put(&disk->queues[q], slot * CHAIN);
+    hand_over(disk, q, slot, data, size);
 }
 
 static void ask(struct disk *disk, uint32_t type, uint64_t sector, uint32_t size, uint8_t expected)
@@ -286,7 +288,8 @@ static bool set_up(struct disk *disk)
 {
     struct virtio_device *device = &disk->device;
 
-    if (!virtio_negotiate(device, VIRTIO_F_VERSION_1 | FEATURE_READONLY | FEATURE_FLUSH | FEATURE_QUEUES))
+    if (!virtio_negotiate(device, VIRTIO_F_VERSION_1 | FEATURE_READONLY | FEATURE_FLUSH | FEATURE_QUEUES |
+                                      virtio_ring_features()))
         return false;
     disk->readonly = device->features & FEATURE_READONLY;
     disk->sectors =
@@ -295,7 +298,7 @@ static bool set_up(struct disk *disk)
     if (disk->queue_count < 1 || disk->queue_count > QUEUES_MAX)
         return false;
     for (unsigned q = 0; q < disk->queue_count; q++) {
-        if (!virtio_queue_setup(device, q, &disk->queues[q]))
+        if (!virtio_queue_setup(device, q, DEPTH * VIRTQUEUE_CHAIN_MAX, &disk->queues[q]))
             return false;
     }
     virtio_start(device);
@@ -304,6 +307,8 @@ static bool set_up(struct disk *disk)
 
 static void work(struct disk *disk, uint64_t number)
 {
+    uint64_t features = disk->device.features;
+
     introduce(disk);
     read_all(disk);
     if (number && !disk->readonly) {
@@ -313,6 +318,10 @@ static void work(struct disk *disk, uint64_t number)
     ask_for_wrong_things(disk);
     print("virtio_blk: disk %u: %lu answers, %lu wrong, %s\n", disk->number, disk->answers, disk->wrong,
           disk->by_interrupt ? interrupts ? "by interrupts" : "without an interrupt" : "polled");
+    print("virtio_blk: disk %u: %s, %s ring%s%s\n", disk->number, disk->device.transport->name,
+          features & VIRTIO_F_RING_PACKED ? "packed" : "split",
+          features & VIRTIO_F_EVENT_IDX ? ", event indices" : "",
+          features & VIRTIO_F_INDIRECT ? ", indirect tables" : "");
 }
 
 /* Returns how much was wrong. */
@@ -326,9 +335,7 @@ static uint64_t serve(const struct virtio_device *device, unsigned number, void 
     current.area = area;
     current.random = argument_number("seed", 1);
     interrupts = 0;
-    if (argument_is("by", "irq", false))
-        take_interrupts();
-    if (set_up(&current))
+    if ((!argument_is("by", "irq", false) || take_interrupts()) && set_up(&current))
         work(&current, text ? text + number : 0);
     else
         complain(&current, "it cannot be set up");
