@@ -289,50 +289,87 @@ static void come_back(struct virtqueue *queue, struct chain *chain)
         rest(queue);
 }
 
-/* One fence, that which orders the used index before the driver's wish for interrupts, serves the marks too.
- */
-static void give_back(struct virtqueue *queue, struct chain *chain)
+/* Puts all of a list back into the ring. */
+static void put_all(struct virtqueue *queue, struct chain *list)
 {
-    bool seen = !queue->dropping && !begin(queue);
-    if (seen) {
+    for (struct chain *chain = list; chain; chain = chain->next) {
         queue->layout->put(queue, chain);
         if (queue->pushed < PUSHED_MAX)
             queue->pushed += chain->entries;
     }
-    if (flat_view_tracked(chain->map->view)) {
-        chain_mark(chain);
-        if (seen)
-            queue->layout->mark_put(queue, chain);
-    }
-    come_back(queue, chain);
+    queue->layout->show(queue);
 }
 
-/* Gives back all that are finished and that none taken earlier is out before. */
-static void give_back_in_order(struct virtqueue *queue)
+/* One fence, that which orders what is shown before the driver's wish for interrupts, serves the marks too:
+ * for all that were found through the same view. */
+static void give_back(struct virtqueue *queue, struct chain *list)
 {
-    while (queue->out && queue->order[queue->oldest]->finished) {
-        struct chain *chain = queue->order[queue->oldest];
-        queue->oldest = (queue->oldest + 1) % queue->config.size;
-        give_back(queue, chain);
+    bool seen = !queue->dropping && !begin(queue), tracked = false;
+    if (seen)
+        put_all(queue, list);
+    const struct flat_view *view = NULL;
+    for (struct chain *chain = list, *next; chain; chain = next) {
+        next = chain->next;
+        if (chain->map->view != view)
+            tracked = flat_view_tracked(chain->map->view);
+        view = chain->map->view;
+        if (tracked) {
+            chain_mark(chain);
+            if (seen)
+                queue->layout->mark_put(queue, chain);
+        }
+        come_back(queue, chain);
     }
+}
+
+/* A list of those that are finished and that none taken earlier is out before. */
+static struct chain *leave_order(struct virtqueue *queue)
+{
+    struct chain *list = NULL, **end = &list;
+    for (unsigned left = queue->out; left && queue->order[queue->oldest]->finished; left--) {
+        *end = queue->order[queue->oldest];
+        end = &(*end)->next;
+        queue->oldest = (queue->oldest + 1) % queue->config.size;
+    }
+    *end = NULL;
+    return list;
 }
 
 static void finish(struct virtqueue *queue, struct chain *chain, uint32_t written)
 {
+    assert(written <= chain->shown.in_bytes);
+    if (chain->shown.touched < written)
+        chain->shown.touched = written;
     chain->written = written;
     chain->finished = true;
+    chain->next = NULL;
+}
+
+static void finish_all(struct virtqueue *queue, struct virtqueue_chain *const *chains,
+                       const uint32_t *written, unsigned count)
+{
+    struct chain *list = NULL, **end = &list;
+    for (unsigned i = 0; i < count; i++) {
+        struct chain *chain = chain_of(chains[i]);
+        finish(queue, chain, written ? written[i] : 0);
+        *end = chain;
+        end = &chain->next;
+    }
     if (queue->order)
-        give_back_in_order(queue);
-    else
-        give_back(queue, chain);
+        list = leave_order(queue);
+    if (list)
+        give_back(queue, list);
 }
 
 void virtqueue_push(struct virtqueue *queue, struct virtqueue_chain *chain, uint32_t written)
 {
-    assert(written <= chain->in_bytes);
-    if (chain->touched < written)
-        chain->touched = written;
-    finish(queue, chain_of(chain), written);
+    finish_all(queue, &chain, &written, 1);
+}
+
+void virtqueue_push_all(struct virtqueue *queue, struct virtqueue_chain *const *chains,
+                        const uint32_t *written, unsigned count)
+{
+    finish_all(queue, chains, written, count);
 }
 
 /* How much of it has been written nobody says. */
@@ -340,7 +377,7 @@ void virtqueue_drop(struct virtqueue *queue, struct virtqueue_chain *chain)
 {
     queue->dropping = true;
     chain->touched = chain->in_bytes;
-    finish(queue, chain_of(chain), 0);
+    finish_all(queue, &chain, NULL, 1);
     queue->dropping = queue->order && queue->out;
     rest(queue);
 }

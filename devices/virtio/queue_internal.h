@@ -57,10 +57,11 @@ struct chain {
     uint16_t entries; /* descriptors of the ring */
     bool finished;    /* by the device; IN_ORDER: it waits for those taken earlier */
     uint32_t written; /* as the driver is told */
+    uint16_t used;    /* where it was put back */
     unsigned capacity;
     struct iovec *iov;
     uint64_t *addresses;   /* in the guest, of each of `iov` */
-    struct chain *next;    /* that is free, too */
+    struct chain *next;    /* that is free, or given back, too */
     struct ring_map spare; /* so that there are always enough of them */
 };
 
@@ -90,8 +91,10 @@ struct ring_layout {
     /* Walks the next chain, which is there, and passes over it. */
     int (*take)(struct virtqueue *queue, struct chain *chain);
     void (*untake)(struct virtqueue *queue, const struct chain *chain);
-    /* Gives a chain back to the driver; and marks what this has just written in the rings dirty. */
-    void (*put)(struct virtqueue *queue, const struct chain *chain);
+    /* Puts a chain back into the ring; shows the driver all that were put since it was last called; marks
+     * what the two have written for one dirty. */
+    void (*put)(struct virtqueue *queue, struct chain *chain);
+    void (*show)(struct virtqueue *queue);
     void (*mark_put)(struct virtqueue *queue, const struct chain *chain);
     /* Whether the driver wants to hear of the last `pushed` entries, which are not 0. */
     bool (*wants_interrupt)(struct virtqueue *queue, unsigned pushed);
@@ -112,7 +115,9 @@ struct virtqueue {
     unsigned out_entries; /* of the ring */
     uint16_t avail, used; /* of the next to take, and to give back; packed: with the wrap counter */
     uint16_t avail_seen;  /* split: the driver's index when it was last read */
-    unsigned pushed;      /* entries since the driver's wish for interrupts was last looked at */
+    uint16_t first_put, first_flags; /* packed: what shows the driver those put */
+    bool hidden;                     /* packed: some are put and not shown */
+    unsigned pushed;                 /* entries since the driver's wish for interrupts was last looked at */
     bool kicks_wanted;
     enum kicks kicks;
     uint16_t kick_at;     /* with EVENT_IDX: where the driver was asked to kick */

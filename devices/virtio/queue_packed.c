@@ -90,23 +90,38 @@ static void untake(struct virtqueue *queue, const struct chain *chain)
     queue->avail = back(queue, queue->avail, chain->entries);
 }
 
-static void put(struct virtqueue *queue, const struct chain *chain)
+/* The driver looks at the flags of the first before it looks at others; so these hide them all. */
+static void put(struct virtqueue *queue, struct chain *chain)
 {
     char *descriptor = queue->map->areas[AREA_DESCRIPTORS] + descriptor_at(queue->used);
     uint16_t flags = queue->used & PACKED_WRAP ? DESCRIPTOR_AVAIL | DESCRIPTOR_USED : 0;
+    flags |= chain->written ? DESCRIPTOR_WRITE : 0;
     ring_store32(descriptor + DESCRIPTOR_LENGTH, chain->written);
     ring_store16(descriptor + DESCRIPTOR_ID, chain->id);
-    ring_store16_release(descriptor + DESCRIPTOR_FLAGS, flags | (chain->written ? DESCRIPTOR_WRITE : 0));
+    if (queue->hidden) {
+        ring_store16(descriptor + DESCRIPTOR_FLAGS, flags);
+    } else {
+        queue->first_put = queue->used;
+        queue->first_flags = flags;
+        queue->hidden = true;
+    }
+    chain->used = queue->used;
     queue->used = forward(queue, queue->used, chain->entries);
+}
+
+static void show(struct virtqueue *queue)
+{
+    char *descriptor = queue->map->areas[AREA_DESCRIPTORS] + descriptor_at(queue->first_put);
+    ring_store16_release(descriptor + DESCRIPTOR_FLAGS, queue->first_flags);
+    queue->hidden = false;
 }
 
 static void mark_put(struct virtqueue *queue, const struct chain *chain)
 {
-    uint16_t position = back(queue, queue->used, chain->entries);
-    virtqueue_mark(queue, AREA_DESCRIPTORS, descriptor_at(position), DESCRIPTOR_SIZE);
+    virtqueue_mark(queue, AREA_DESCRIPTORS, descriptor_at(chain->used), DESCRIPTOR_SIZE);
 }
 
-/* A full fence came after the last put(). */
+/* A full fence came after the last show(). */
 static bool wants_interrupt(struct virtqueue *queue, unsigned pushed)
 {
     const char *event = queue->map->areas[AREA_DRIVER];
@@ -145,6 +160,7 @@ const struct ring_layout ring_packed = {
     .take = take,
     .untake = untake,
     .put = put,
+    .show = show,
     .mark_put = mark_put,
     .wants_interrupt = wants_interrupt,
     .ask_kicks = ask_kicks,

@@ -76,22 +76,27 @@ static size_t used_entry(const struct virtqueue *queue, uint16_t position)
     return RING_ENTRIES + (size_t)(position % queue->config.size) * USED_ENTRY;
 }
 
-static void put(struct virtqueue *queue, const struct chain *chain)
+static void put(struct virtqueue *queue, struct chain *chain)
 {
     char *used = queue->map->areas[AREA_DEVICE];
-    size_t entry = used_entry(queue, queue->used);
+    chain->used = queue->used++;
+    size_t entry = used_entry(queue, chain->used);
     ring_store32(used + entry, chain->id);
     ring_store32(used + entry + sizeof(uint32_t), chain->written);
-    ring_store16_release(used + RING_INDEX, ++queue->used);
+}
+
+static void show(struct virtqueue *queue)
+{
+    ring_store16_release(queue->map->areas[AREA_DEVICE] + RING_INDEX, queue->used);
 }
 
 static void mark_put(struct virtqueue *queue, const struct chain *chain)
 {
-    virtqueue_mark(queue, AREA_DEVICE, used_entry(queue, queue->used - 1), USED_ENTRY);
+    virtqueue_mark(queue, AREA_DEVICE, used_entry(queue, chain->used), USED_ENTRY);
     virtqueue_mark(queue, AREA_DEVICE, RING_INDEX, sizeof(uint16_t));
 }
 
-/* Section 2.7.7. A full fence came after the last put(). */
+/* Section 2.7.7. A full fence came after the last show(). */
 static bool wants_interrupt(struct virtqueue *queue, unsigned pushed)
 {
     const char *avail = queue->map->areas[AREA_DRIVER];
@@ -138,6 +143,7 @@ const struct ring_layout ring_split = {
     .take = take,
     .untake = untake,
     .put = put,
+    .show = show,
     .mark_put = mark_put,
     .wants_interrupt = wants_interrupt,
     .ask_kicks = ask_kicks,

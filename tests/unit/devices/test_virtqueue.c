@@ -12,6 +12,7 @@
 #define SLOT        0x800 /* bytes of RAM for the data of a request */
 #define PIECE_MAX   0xC0
 #define REQUESTS    VIRTQUEUE_SIZE_MAX
+#define GROUP_MAX   5 /* chains that are given back at once */
 
 static_assert(DATA + REQUESTS * SLOT <= RAM_SIZE, "requests fit into RAM");
 
@@ -221,14 +222,9 @@ static void finish(struct trial *t, unsigned index)
     }
 }
 
-static void give_back(struct trial *t)
+/* As a device carries a request out. */
+static void carry_out(struct trial *t, struct request *request, unsigned token)
 {
-    if (!t->taken_count)
-        return;
-    unsigned index = pick(&t->f, t->taken_count), token = t->taken[index];
-    if (is_finished(t, token))
-        return;
-    struct request *request = &t->requests[token];
     request->written = pick(&t->f, request->in_bytes + 1);
     uint8_t data[BUFFERS_MAX * PIECE_MAX];
     for (uint32_t byte = 0; byte < request->written; byte++)
@@ -238,8 +234,40 @@ static void give_back(struct trial *t)
     cr_assert_eq(virtqueue_write(request->chain, cut, data + cut, request->written - cut),
                  request->written - cut);
     cr_assert_eq(virtqueue_write(request->chain, request->in_bytes, data, 1), 0);
+}
+
+static void give_back(struct trial *t)
+{
+    if (!t->taken_count)
+        return;
+    unsigned index = pick(&t->f, t->taken_count), token = t->taken[index];
+    if (is_finished(t, token))
+        return;
+    struct request *request = &t->requests[token];
+    carry_out(t, request, token);
     virtqueue_push(t->f.queue, request->chain, request->written);
     finish(t, index);
+}
+
+/* Some that were taken one after the other, at once. */
+static void give_many_back(struct trial *t)
+{
+    struct virtqueue_chain *chains[GROUP_MAX];
+    uint32_t written[GROUP_MAX];
+    unsigned tokens[GROUP_MAX], count = 0, first = t->taken_count ? pick(&t->f, t->taken_count) : 0;
+    while (first + count < t->taken_count && count < GROUP_MAX && !is_finished(t, t->taken[first + count])) {
+        unsigned token = tokens[count] = t->taken[first + count];
+        carry_out(t, &t->requests[token], token);
+        chains[count] = t->requests[token].chain;
+        written[count++] = t->requests[token].written;
+    }
+    virtqueue_push_all(t->f.queue, chains, written, count);
+    for (unsigned i = 0; i < count; i++) {
+        unsigned place = 0;
+        while (t->taken[place] != tokens[i])
+            place++;
+        finish(t, place);
+    }
 }
 
 /* What the driver finds: the bytes written, and nothing behind them. */
@@ -355,8 +383,10 @@ static void step(struct trial *t)
         break;
     case 11:
     case 12:
-    case 13:
         give_back(t);
+        break;
+    case 13:
+        give_many_back(t);
         break;
     default:
         collect(t);
