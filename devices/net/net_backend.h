@@ -44,7 +44,7 @@ enum net_offloads {
 struct net_frame {
     const struct iovec *iov;
     unsigned iov_count;
-    uint32_t length; /* set by receiving: bytes of it, header included */
+    uint32_t length; /* bytes of it, header included; set by receiving, and by who sends it */
 };
 
 struct net_queue_events {

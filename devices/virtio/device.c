@@ -210,10 +210,11 @@ static void reset(struct virtio_device *device)
         device->ops->reset(device);
 }
 
-static bool acceptable(const struct virtio_device *device)
+static bool acceptable(struct virtio_device *device)
 {
     uint64_t features = device->driver_features;
-    return features & BIT(VIRTIO_F_VERSION_1) && !(features & ~device->offered);
+    return features & BIT(VIRTIO_F_VERSION_1) && !(features & ~device->offered) &&
+           (!device->ops->accepts || device->ops->accepts(device, features));
 }
 
 static void start(struct virtio_device *device)

@@ -49,6 +49,9 @@ struct virtio_device_ops {
      * lock held. */
     void (*read_config)(struct virtio_device *device, uint32_t offset, void *data, uint32_t size);
     void (*write_config)(struct virtio_device *device, uint32_t offset, const void *data, uint32_t size);
+    /* Whether these features, all of them offered, can be accepted together: none lacks one that it requires
+     * (section 2.2.1). With the lock held. */
+    bool (*accepts)(struct virtio_device *device, uint64_t features);
     /* DRIVER_OK has been written, with `device->features` accepted; the queues are started next, unless it
      * fails: then the device needs a reset. With the lock held, on a vCPU thread. */
     int (*start)(struct virtio_device *device, struct error *err);

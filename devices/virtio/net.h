@@ -29,7 +29,7 @@ struct virtio_net;
 #define VIRTIO_NET_MTU_MIN  68 /* VIRTIO 1.2, section 5.1.4.1 */
 #define VIRTIO_NET_MTU_MAX  65535
 
-struct virtio_net_config {
+struct virtio_net_setup {
     struct net_backend *backend; /* borrowed, as is the rest; has one queue for each pair */
     uint8_t mac[VIRTIO_NET_MAC_SIZE];
     uint16_t mtu; /* told to the driver; 0: that of the backend, if it has one */
@@ -39,7 +39,7 @@ struct virtio_net_config {
 };
 
 /* -errno with a message. */
-int virtio_net_create(const struct virtio_net_config *config, struct virtio_net **net, struct error *err);
+int virtio_net_create(const struct virtio_net_setup *setup, struct virtio_net **net, struct error *err);
 
 /* For its transport. */
 struct virtio_device *virtio_net_device(struct virtio_net *net);
