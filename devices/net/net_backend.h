@@ -43,8 +43,8 @@ enum net_offloads {
 /* One frame, in pieces. */
 struct net_frame {
     const struct iovec *iov;
-    unsigned iov_count;
-    uint32_t length; /* bytes of it, header included; set by receiving, and by who sends it */
+    unsigned iov_count; /* up to IOV_MAX */
+    uint32_t length;    /* bytes of it, header included; set by receiving, and by who sends it */
 };
 
 struct net_queue_events {
@@ -73,6 +73,7 @@ struct net_backend {
     unsigned queue_count; /* 1 to NET_QUEUES_MAX */
     unsigned offloads;    /* what it can do with frames that are sent; and so what it can be told of */
     uint16_t mtu;         /* of its interface; 0: not known */
+    uint8_t mac[6];       /* an address for the guest, where nobody chose one, that is nobody else's there */
     _Atomic bool link_up;
     void (*link_changed)(void *opaque); /* set by net_backend_set_link_callback() */
     void *link_opaque;
