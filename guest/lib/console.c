@@ -142,11 +142,11 @@ static const char *put_conversion(struct line *line, const char *format)
     return format + 1;
 }
 
-void print(const char *format, ...)
+void print_list(const char *format, va_list values)
 {
     struct line line = {.length = 0};
 
-    va_start(line.values, format);
+    va_copy(line.values, values);
     while (*format) {
         if (*format == '%')
             format = put_conversion(&line, format + 1);
@@ -155,4 +155,13 @@ void print(const char *format, ...)
     }
     va_end(line.values);
     console_write(line.text, line.length);
+}
+
+void print(const char *format, ...)
+{
+    va_list values;
+
+    va_start(values, format);
+    print_list(format, values);
+    va_end(values);
 }

@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include <stdarg.h>
 #include <stdint.h>
 
 #define COM1           0x3f8
@@ -51,3 +52,4 @@ void console_write(const void *bytes, uint64_t size);
 
 /* Formats as printf does: %s %d %u %x, with l for 64 bits; at most 256 bytes. */
 void print(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void print_list(const char *format, va_list values) __attribute__((format(printf, 1, 0)));
