@@ -35,6 +35,14 @@ void log_write(const struct log *log, enum log_level level, const char *format, 
     errno = saved_errno;
 }
 
+struct log log_with_level(const struct log *log, enum log_level level)
+{
+    struct log other = *log;
+    if (other.level < level)
+        other.level = level;
+    return other;
+}
+
 int log_level_parse(const char *name, enum log_level *level)
 {
     for (size_t i = 0; i < ARRAY_SIZE(level_names); i++) {

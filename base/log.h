@@ -29,5 +29,8 @@ struct log {
 void log_write(const struct log *log, enum log_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* The same log, which lets messages up to `level` pass at least. */
+struct log log_with_level(const struct log *log, enum log_level level);
+
 /* The level called `name` ("error", "warn", "info", "debug") in `*level`, or -EINVAL. */
 int log_level_parse(const char *name, enum log_level *level);

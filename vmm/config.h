@@ -51,6 +51,7 @@ struct config {
     bool mtree;       /* print the region tree and the flat views and end */
     enum dirty_log_choice dirty_log;
     bool trace_memory; /* report every call of the memory listeners */
+    bool trace_exits;  /* report at the end how often, and why, the guest left for user space */
     enum log_level log;
     bool help; /* --help was given: print run_usage() and end; the rest is not to be used */
 };

@@ -219,15 +219,18 @@ static int set_dirty_log(struct config *config, const struct config_option *opti
 static int set_trace(struct config *config, const struct config_option *option, const char *text,
                      const char *folder, struct error *err)
 {
-    static const char known[] = "memory";
     for (const char *name = text, *end; name; name = *end ? end + 1 : NULL) {
         end = strchrnul(name, ',');
         size_t length = (size_t)(end - name);
-        if (length != strlen(known) || memcmp(name, known, length) != 0)
-            return error_set(err, EINVAL, "'%.*s' cannot be traced; write names separated by commas, of: %s",
-                             (int)smaller(length, 80), name, known);
+        if (length == strlen("memory") && memcmp(name, "memory", length) == 0)
+            config->trace_memory = true;
+        else if (length == strlen("exits") && memcmp(name, "exits", length) == 0)
+            config->trace_exits = true;
+        else
+            return error_set(err, EINVAL,
+                             "'%.*s' cannot be traced; write names separated by commas, of: memory exits",
+                             (int)smaller(length, 80), name);
     }
-    config->trace_memory = true;
     return 0;
 }
 
@@ -279,7 +282,8 @@ const struct config_option config_options[] = {
      "how KVM logs which pages the guest writes; 'godwit host' tells what this host has",
      TEXT(set_dirty_log, dirty_log)},
     {"trace", "NAMES", NULL,
-     "report what happens on standard error; NAMES, separated by commas: memory (the calls of memory listeners)",
+     "report what happens on standard error; NAMES, separated by commas: memory (the calls of memory listeners), "
+     "exits (how often the guest left for user space, at the end)",
      TEXT(set_trace, trace_memory)},
     {"log", "error|warn|info|debug", "warn", "which messages to print on standard error", TEXT(set_log, log)},
     {"config", "FILE", NULL,

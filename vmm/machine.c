@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <linux/kvm.h>
 #include <pthread.h>
 #include <stdbool.h>
@@ -153,6 +154,18 @@ void machine_end(struct machine *machine, enum machine_outcome outcome, int stat
     event_loop_quit(machine->config.loop);
 }
 
+static void report_exits(const struct machine *machine)
+{
+    struct log log = log_with_level(machine->config.log, LOG_INFO);
+    for (unsigned i = 0; i < machine->vcpu_count; i++) {
+        const struct vcpu_exits *exits = vcpu_exits(machine->vcpus[i]);
+        log_write(&log, LOG_INFO,
+                  "vcpu%u left the guest: %" PRIu64 " for ports, %" PRIu64 " for mmio, %" PRIu64
+                  " for full dirty rings, %" PRIu64 " interrupted, %" PRIu64 " for other reasons",
+                  i, exits->ports, exits->mmio, exits->dirty_ring, exits->interrupted, exits->other);
+    }
+}
+
 int machine_run(struct machine *machine, struct machine_end *end, struct error *err)
 {
     int result = 0;
@@ -167,6 +180,8 @@ int machine_run(struct machine *machine, struct machine_end *end, struct error *
     machine_end(machine, MACHINE_FAILED, 0);
     for (unsigned i = 0; i < machine->vcpu_count; i++)
         vcpu_wait_paused(machine->vcpus[i]);
+    if (machine->config.config->trace_exits)
+        report_exits(machine);
     *end = machine->end;
     return result;
 }

@@ -27,6 +27,7 @@ struct vcpu {
     int fd;
     struct kvm_run *run;
     struct vcpu_pass pass;
+    struct vcpu_exits exits; /* the thread's */
     pthread_t thread;
     bool started;
     pthread_mutex_t lock;
@@ -163,14 +164,18 @@ static int handle_exit(struct vcpu *vcpu)
     kvm_vm_drain_coalesced(vcpu->config.vm, vcpu->config.memory, vcpu->config.io);
     switch (vcpu->run->exit_reason) {
     case KVM_EXIT_IO:
+        vcpu->exits.ports++;
         handle_port(vcpu);
         return 0;
     case KVM_EXIT_MMIO:
+        vcpu->exits.mmio++;
         handle_mmio(vcpu);
         return 0;
     case KVM_EXIT_DIRTY_RING_FULL:
+        vcpu->exits.dirty_ring++;
         return dirty_reaper_ring_full(vcpu->config.reaper);
     default:
+        vcpu->exits.other++;
         return 1;
     }
 }
@@ -180,8 +185,10 @@ static bool run_guest(struct vcpu *vcpu)
 {
     for (;;) {
         int result = enter_guest(vcpu);
-        if (result == -EINTR)
+        if (result == -EINTR) {
+            vcpu->exits.interrupted++;
             return true;
+        }
         if (result == 0)
             result = handle_exit(vcpu);
         if (result == 0 || result == -EAGAIN)
@@ -270,6 +277,11 @@ void vcpu_resume(struct vcpu *vcpu)
 unsigned vcpu_index(const struct vcpu *vcpu)
 {
     return vcpu->config.index;
+}
+
+const struct vcpu_exits *vcpu_exits(const struct vcpu *vcpu)
+{
+    return &vcpu->exits;
 }
 
 int vcpu_fd(const struct vcpu *vcpu)

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <signal.h>
+#include <stdint.h>
 
 struct address_space;
 struct dirty_reaper;
@@ -60,6 +61,16 @@ void vcpu_wait_paused(struct vcpu *vcpu);
 void vcpu_resume(struct vcpu *vcpu);
 
 unsigned vcpu_index(const struct vcpu *vcpu);
+
+/* How often KVM_RUN has returned, and why. */
+struct vcpu_exits {
+    uint64_t ports, mmio, dirty_ring;
+    uint64_t interrupted; /* to pause, or for a change of memory slots */
+    uint64_t other;
+};
+
+/* As vcpu_fd(). */
+const struct vcpu_exits *vcpu_exits(const struct vcpu *vcpu);
 
 /* The vCPU's descriptor in KVM, for its owner before vcpu_start() and while it is paused. */
 int vcpu_fd(const struct vcpu *vcpu);

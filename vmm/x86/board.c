@@ -121,9 +121,7 @@ static int create_traces(struct board *board, struct error *err)
 {
     if (!board->config.config->trace_memory)
         return 0;
-    board->trace_log = *board->config.log;
-    if (board->trace_log.level < LOG_INFO)
-        board->trace_log.level = LOG_INFO;
+    board->trace_log = log_with_level(board->config.log, LOG_INFO);
     int result = memory_trace_create(board->memory_space, &board->trace_log, &board->memory_trace, err);
     return result < 0 ? result
                       : memory_trace_create(board->io_space, &board->trace_log, &board->io_trace, err);
