@@ -19,6 +19,7 @@
 #define FADT_REVISION       6
 #define FADT_MINOR_REVISION 4
 #define MADT_REVISION       5
+#define MCFG_REVISION       1
 
 /* FADT, IA-PC boot architecture */
 #define BOOT_LEGACY_DEVICES (1 << 0)
@@ -47,6 +48,9 @@
 #define MADT_ALL_CPUS       0xFF
 #define INTI_HIGH_LEVEL     0xD /* active high, level-triggered */
 #define NMI_LINT            1
+
+#define PCI_ALL_FUNCTIONS   0xFFFF   /* of an address in _PRT */
+#define OSC_UNKNOWN_UUID    (1 << 2) /* of the status that _OSC returns */
 
 /* The guest physical address of what is written next. */
 static uint64_t next_address(const struct table_writer *writer)
@@ -118,6 +122,107 @@ static void write_resources(struct table_writer *writer, const struct platform_d
     aml_resources_close(writer, resources);
 }
 
+/* ---- PCI ---- */
+
+static void write_pci_windows(struct table_writer *writer, const struct platform_pci *pci)
+{
+    const struct pci_windows *windows = &pci->windows;
+    aml_name(writer, "_CRS");
+    aml_mark resources = aml_resources_open(writer);
+    aml_bus_numbers(writer, 0, 0);
+    aml_io_ports(writer, PCI_PORTS, PCI_PORTS_SIZE);
+    aml_port_window(writer, (uint16_t)windows->ports.base, (uint16_t)windows->ports.size);
+    aml_memory_window(writer, (uint32_t)windows->low.base, (uint32_t)windows->low.size);
+    if (windows->high.size)
+        aml_high_memory_window(writer, windows->high.base, windows->high.size);
+    aml_resources_close(writer, resources);
+}
+
+/* _PRT: the interrupt of each pin (0 is INTA) of all functions of each device. The host bridge has none. */
+static void write_pci_interrupts(struct table_writer *writer, const struct platform_pci *pci)
+{
+    aml_name(writer, "_PRT");
+    aml_mark table = aml_package_open(writer, (PCI_DEVICES - 1) * PCI_LINES);
+    for (unsigned device = 1; device < PCI_DEVICES; device++) {
+        for (unsigned pin = 0; pin < PCI_LINES; pin++) {
+            aml_mark entry = aml_package_open(writer, 4);
+            aml_integer(writer, device << 16 | PCI_ALL_FUNCTIONS);
+            aml_integer(writer, pin);
+            aml_integer(writer, 0); /* no link device: what follows is the interrupt */
+            aml_integer(writer, pci->irqs[pci_line(device, pin + 1)]);
+            aml_close(writer, entry);
+        }
+    }
+    aml_close(writer, table);
+}
+
+/* _OSC: as there is no firmware at work, a system gets control of whatever it asks for: its capabilities come
+ * back as they are. */
+static void write_pci_control(struct table_writer *writer)
+{
+    static const uint8_t uuid[] = {0x5B, 0x4D, 0xDB, 0x33, 0xF7, 0x1F, 0x1C, 0x40,
+                                   0x96, 0x57, 0x74, 0x41, 0xC0, 0x3D, 0xD7, 0x66};
+    enum {
+        UUID,
+        REVISION,
+        COUNT,
+        CAPABILITIES,
+        ARGUMENTS
+    };
+    aml_mark method = aml_method_open(writer, "_OSC", ARGUMENTS);
+    aml_mark known = aml_if_open(writer);
+    aml_equal(writer);
+    aml_argument(writer, UUID);
+    aml_buffer(writer, uuid, sizeof(uuid));
+    aml_return(writer);
+    aml_argument(writer, CAPABILITIES);
+    aml_close(writer, known);
+    aml_create_dword_field(writer, CAPABILITIES, 0, "STS_");
+    aml_or(writer);
+    aml_reference(writer, "STS_");
+    aml_integer(writer, OSC_UNKNOWN_UUID);
+    aml_reference(writer, "STS_");
+    aml_return(writer);
+    aml_argument(writer, CAPABILITIES);
+    aml_close(writer, method);
+}
+
+/* The host bridge; and a device that has the memory of ECAM, without which systems do not trust the MCFG. */
+static void write_pci_objects(struct table_writer *writer, const struct platform_pci *pci)
+{
+    aml_mark bridge = aml_device_open(writer, "PCI0");
+    aml_name(writer, "_HID");
+    aml_hardware_id(writer, "PNP0A08");
+    aml_name(writer, "_CID");
+    aml_hardware_id(writer, "PNP0A03");
+    aml_name(writer, "_UID");
+    aml_integer(writer, 0);
+    aml_name(writer, "_BBN");
+    aml_integer(writer, 0);
+    write_pci_windows(writer, pci);
+    write_pci_interrupts(writer, pci);
+    write_pci_control(writer);
+    aml_close(writer, bridge);
+
+    aml_mark board = open_numbered_device(writer, 'M', 0, "PNP0C02");
+    aml_name(writer, "_CRS");
+    aml_mark resources = aml_resources_open(writer);
+    aml_memory(writer, (uint32_t)pci->ecam, PCI_ECAM_SIZE);
+    aml_resources_close(writer, resources);
+    aml_close(writer, board);
+}
+
+static uint64_t write_mcfg(struct table_writer *writer, const struct platform_pci *pci)
+{
+    const struct mcfg mcfg = {.ecam = pci->ecam};
+    uint64_t address = table_open(writer, "MCFG", MCFG_REVISION);
+    table_append(writer, &mcfg, sizeof(mcfg));
+    table_close(writer, address);
+    return address;
+}
+
+/* ---- Devices at fixed places ---- */
+
 static void write_device_objects(struct table_writer *writer, const struct platform *platform)
 {
     for (unsigned i = 0; i < platform->device_count; i++) {
@@ -149,6 +254,8 @@ static uint64_t write_dsdt(struct table_writer *writer, const struct platform *p
     aml_mark system_bus = aml_scope_open(writer, "_SB_");
     write_cpu_objects(writer, platform);
     write_device_objects(writer, platform);
+    if (platform->pci.present)
+        write_pci_objects(writer, &platform->pci);
     aml_close(writer, system_bus);
     write_power_off(writer);
     table_close(writer, address);
@@ -293,8 +400,11 @@ static void write_tables(struct table_writer *writer, const struct platform *pla
     uint64_t dsdt = write_dsdt(writer, platform);
     uint64_t fadt = write_fadt(writer, facs, dsdt);
     uint64_t madt = write_madt(writer, platform);
-    const uint64_t tables[] = {fadt, madt};
-    fill_rsdp(&rsdp, write_xsdt(writer, tables, ARRAY_SIZE(tables)));
+    uint64_t tables[3] = {fadt, madt};
+    size_t count = 2;
+    if (platform->pci.present)
+        tables[count++] = write_mcfg(writer, &platform->pci);
+    fill_rsdp(&rsdp, write_xsdt(writer, tables, count));
     memcpy(writer->bytes, &rsdp, sizeof(rsdp));
 }
 

@@ -142,6 +142,15 @@ struct madt_lapic_nmi {
     uint8_t lint;
 } __attribute__((packed));
 
+struct mcfg {
+    uint64_t reserved;
+    /* The one segment. */
+    uint64_t ecam;
+    uint16_t segment;
+    uint8_t first_bus, last_bus;
+    uint32_t reserved2;
+} __attribute__((packed));
+
 _Static_assert(sizeof(struct rsdp) == 36 && sizeof(struct table_header) == 36 && sizeof(struct facs) == 64 &&
                    sizeof(struct table_header) + sizeof(struct fadt) == 276,
                "the sizes of ACPI 6.4");

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/macros.h"
 #include "vmm/x86/table_writer.h"
 
 #define OP_ZERO           0x00
@@ -16,13 +17,32 @@
 #define OP_SCOPE          0x10
 #define OP_BUFFER         0x11
 #define OP_PACKAGE        0x12
+#define OP_METHOD         0x14
 #define OP_EXTENDED       0x5B
 #define OP_DEVICE         0x82 /* behind OP_EXTENDED */
+#define OP_ARGUMENT       0x68
+#define OP_OR             0x7D
+#define OP_DWORD_FIELD    0x8A
+#define OP_EQUAL          0x93
+#define OP_IF             0xA0
+#define OP_RETURN         0xA4
+
+#define METHOD_SERIALIZED (1 << 3)
 
 #define RESOURCE_IRQ      0x22 /* edge, active high, exclusive: the form without flags */
 #define RESOURCE_IO       0x47
 #define RESOURCE_END      0x79
 #define RESOURCE_MEMORY32 0x86
+#define RESOURCE_DWORD    0x87 /* address space, with 32-bit numbers */
+#define RESOURCE_WORD     0x88
+#define RESOURCE_QWORD    0x8A
+
+#define WINDOW_MEMORY     0
+#define WINDOW_PORTS      1
+#define WINDOW_BUSES      2
+#define WINDOW_FIXED      0x0C /* both ends */
+#define WINDOW_WRITABLE   1    /* memory */
+#define WINDOW_ALL_PORTS  3
 
 #define NAME_SIZE         4
 
@@ -89,6 +109,63 @@ void aml_name(struct table_writer *writer, const char *name)
 {
     append_byte(writer, OP_NAME);
     append_name(writer, name);
+}
+
+aml_mark aml_method_open(struct table_writer *writer, const char *name, unsigned arguments)
+{
+    append_byte(writer, OP_METHOD);
+    aml_mark mark = writer->used;
+    append_name(writer, name);
+    append_byte(writer, (uint8_t)(arguments | METHOD_SERIALIZED));
+    return mark;
+}
+
+aml_mark aml_if_open(struct table_writer *writer)
+{
+    append_byte(writer, OP_IF);
+    return writer->used;
+}
+
+void aml_equal(struct table_writer *writer)
+{
+    append_byte(writer, OP_EQUAL);
+}
+
+void aml_or(struct table_writer *writer)
+{
+    append_byte(writer, OP_OR);
+}
+
+void aml_return(struct table_writer *writer)
+{
+    append_byte(writer, OP_RETURN);
+}
+
+void aml_argument(struct table_writer *writer, unsigned index)
+{
+    append_byte(writer, (uint8_t)(OP_ARGUMENT + index));
+}
+
+void aml_reference(struct table_writer *writer, const char *name)
+{
+    append_name(writer, name);
+}
+
+void aml_create_dword_field(struct table_writer *writer, unsigned argument, unsigned offset, const char *name)
+{
+    append_byte(writer, OP_DWORD_FIELD);
+    aml_argument(writer, argument);
+    aml_integer(writer, offset);
+    append_name(writer, name);
+}
+
+void aml_buffer(struct table_writer *writer, const void *bytes, size_t size)
+{
+    append_byte(writer, OP_BUFFER);
+    aml_mark mark = writer->used;
+    aml_integer(writer, size);
+    table_append(writer, bytes, size);
+    aml_close(writer, mark);
 }
 
 static size_t encode_integer(uint64_t value, uint8_t bytes[9])
@@ -165,6 +242,38 @@ void aml_memory(struct table_writer *writer, uint32_t base, uint32_t size)
         uint32_t base, size;
     } __attribute__((packed)) descriptor = {RESOURCE_MEMORY32, 9, 1, base, size};
     table_append(writer, &descriptor, sizeof(descriptor));
+}
+
+/* An address space descriptor: granularity, both ends, translation and length, each of `width` bytes. */
+static void append_window(struct table_writer *writer, uint8_t resource, unsigned width, uint8_t kind,
+                          uint8_t flags, uint64_t base, uint64_t size)
+{
+    const uint64_t numbers[] = {0, base, base + size - 1, 0, size};
+    const uint8_t header[] = {resource, (uint8_t)(3 + ARRAY_SIZE(numbers) * width), 0, kind, WINDOW_FIXED,
+                              flags};
+    table_append(writer, header, sizeof(header));
+    for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
+        table_append(writer, &numbers[i], width);
+}
+
+void aml_bus_numbers(struct table_writer *writer, uint8_t first, uint8_t last)
+{
+    append_window(writer, RESOURCE_WORD, 2, WINDOW_BUSES, 0, first, last - first + 1u);
+}
+
+void aml_port_window(struct table_writer *writer, uint16_t base, uint16_t size)
+{
+    append_window(writer, RESOURCE_WORD, 2, WINDOW_PORTS, WINDOW_ALL_PORTS, base, size);
+}
+
+void aml_memory_window(struct table_writer *writer, uint32_t base, uint32_t size)
+{
+    append_window(writer, RESOURCE_DWORD, 4, WINDOW_MEMORY, WINDOW_WRITABLE, base, size);
+}
+
+void aml_high_memory_window(struct table_writer *writer, uint64_t base, uint64_t size)
+{
+    append_window(writer, RESOURCE_QWORD, 8, WINDOW_MEMORY, WINDOW_WRITABLE, base, size);
 }
 
 void aml_irq(struct table_writer *writer, unsigned line)

@@ -12,22 +12,28 @@
 #include "vmm/x86/platform.h"
 
 /* Space for everything but CPUs, devices and the command line, and for one of each. */
-#define SIZE_FIXED       4096
-#define SIZE_CPU         128
-#define SIZE_DEVICE      512
+#define SIZE_FIXED          4096
+#define SIZE_CPU            128
+#define SIZE_DEVICE         512
+#define SIZE_PCI            1024
 
-#define PHANDLE_IOAPIC   1
+#define PHANDLE_IOAPIC      1
 
 /* First cell of an address on the ISA bus (Open Firmware's ISA binding). */
-#define ISA_MEMORY       0
-#define ISA_PORTS        1
+#define ISA_MEMORY          0
+#define ISA_PORTS           1
 
 /* Second cell of an interrupt (binding intel,ce4100-ioapic). */
-#define IRQ_EDGE_RISING  0
-#define IRQ_LEVEL_HIGH   2
+#define IRQ_EDGE_RISING     0
+#define IRQ_LEVEL_HIGH      2
 
-#define SERIAL_CLOCK     1843200
-#define SERIAL_BAUD_RATE 115200
+/* First cell of an address on PCI (Open Firmware's PCI bus binding). */
+#define PCI_SPACE_MEMORY_32 0x02000000
+#define PCI_SPACE_MEMORY_64 0x03000000
+#define PCI_DEVICE_SHIFT    11
+
+#define SERIAL_CLOCK        1843200
+#define SERIAL_BAUD_RATE    115200
 
 /* A tree being written. The first libfdt error stays; what follows it has no effect. */
 struct tree {
@@ -243,6 +249,64 @@ static void write_devices(struct tree *tree, const struct platform *platform, bo
     }
 }
 
+/* Addresses are the same on either side of the bridge. */
+static void append_pci_range(fdt32_t *cells, size_t *count, uint32_t space, const struct pci_window *window)
+{
+    const uint32_t range[] = {space,
+                              (uint32_t)(window->base >> 32),
+                              (uint32_t)window->base,
+                              (uint32_t)(window->base >> 32),
+                              (uint32_t)window->base,
+                              (uint32_t)(window->size >> 32),
+                              (uint32_t)window->size};
+    for (size_t i = 0; i < ARRAY_SIZE(range) && window->size; i++)
+        cells[(*count)++] = cpu_to_fdt32(range[i]);
+}
+
+/* Which line a pin leads to depends on the lowest bits of the device's number. */
+static void write_pci_interrupts(struct tree *tree, const struct platform_pci *pci)
+{
+    const fdt32_t mask[] = {cpu_to_fdt32((PCI_LINES - 1) << PCI_DEVICE_SHIFT), 0, 0, cpu_to_fdt32(7)};
+    fdt32_t map[PCI_LINES * PCI_LINES * 7];
+    size_t count = 0;
+    for (uint32_t device = 0; device < PCI_LINES; device++) {
+        for (uint32_t pin = 1; pin <= PCI_LINES; pin++) {
+            const uint32_t entry[] = {device << PCI_DEVICE_SHIFT,
+                                      0,
+                                      0,
+                                      pin,
+                                      PHANDLE_IOAPIC,
+                                      pci->irqs[pci_line(device, pin)],
+                                      IRQ_LEVEL_HIGH};
+            for (size_t i = 0; i < ARRAY_SIZE(entry); i++)
+                map[count++] = cpu_to_fdt32(entry[i]);
+        }
+    }
+    property(tree, "interrupt-map-mask", mask, sizeof(mask));
+    property(tree, "interrupt-map", map, sizeof(map));
+}
+
+/* Without the window of ports, which are in no address space that the root of the tree has. */
+static void write_pci(struct tree *tree, const struct platform_pci *pci)
+{
+    const fdt32_t buses[] = {cpu_to_fdt32(0), cpu_to_fdt32(0)};
+    fdt32_t ranges[2 * 7];
+    size_t count = 0;
+    append_pci_range(ranges, &count, PCI_SPACE_MEMORY_32, &pci->windows.low);
+    append_pci_range(ranges, &count, PCI_SPACE_MEMORY_64, &pci->windows.high);
+    node_begin_at(tree, "pci", "", pci->ecam);
+    property_string(tree, "compatible", "pci-host-ecam-generic");
+    property_string(tree, "device_type", "pci");
+    property_cell_counts(tree, 3, 2);
+    property_reg(tree, pci->ecam, PCI_ECAM_SIZE);
+    property(tree, "bus-range", buses, sizeof(buses));
+    property(tree, "ranges", ranges, count * sizeof(ranges[0]));
+    property_empty(tree, "dma-coherent");
+    property_cell(tree, "#interrupt-cells", 1);
+    write_pci_interrupts(tree, pci);
+    node_end(tree);
+}
+
 static void write_isa(struct tree *tree, const struct platform *platform)
 {
     node_begin(tree, "isa");
@@ -265,6 +329,8 @@ static void write_root(struct tree *tree, const struct platform *platform)
     write_cpus(tree, platform);
     write_interrupt_controllers(tree);
     write_devices(tree, platform, true);
+    if (platform->pci.present)
+        write_pci(tree, &platform->pci);
     write_isa(tree, platform);
     node_end(tree);
 }
@@ -282,7 +348,7 @@ static int write_tree(const struct platform *platform, void *blob, size_t size)
 
 int device_tree_build(const struct platform *platform, void **dtb, size_t *size, struct error *err)
 {
-    size_t room = SIZE_FIXED + platform->cpus * SIZE_CPU + platform->device_count * SIZE_DEVICE +
+    size_t room = SIZE_FIXED + platform->cpus * SIZE_CPU + platform->device_count * SIZE_DEVICE + SIZE_PCI +
                   strlen(platform->command_line);
     /* Zeroed, as libfdt leaves gaps that would otherwise carry what was on the heap. */
     void *blob = calloc(1, room);

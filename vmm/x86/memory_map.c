@@ -11,6 +11,8 @@ unsigned memory_map_build(const struct platform *platform, struct memory_map_ent
                                              LAYOUT_FIRMWARE_END - LAYOUT_BASE_MEMORY_END, false};
     map[count++] = (struct memory_map_entry){LAYOUT_FIRMWARE_END,
                                              platform_ram_low(platform) - LAYOUT_FIRMWARE_END, true};
+    if (platform->pci.present)
+        map[count++] = (struct memory_map_entry){platform->pci.ecam, PCI_ECAM_SIZE, false};
     /* No device may be put there: Intel's KVM keeps pages for real mode in it. */
     map[count++] =
         (struct memory_map_entry){LAYOUT_IDENTITY_MAP, LAYOUT_TSS + 0x3000 - LAYOUT_IDENTITY_MAP, false};

@@ -9,7 +9,7 @@
 
 struct platform;
 
-#define MEMORY_MAP_MAX 5
+#define MEMORY_MAP_MAX 6
 
 struct memory_map_entry {
     uint64_t address, size;

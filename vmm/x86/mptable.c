@@ -30,7 +30,7 @@
 #define IRQ_CONFORMS    0x0
 #define IRQ_HIGH_LEVEL  0xD
 
-#define ISA_BUS         0
+#define PCI_BUS         0 /* as systems number it */
 #define ISA_IRQS        16
 #define ISA_IRQ_CASCADE 2 /* the second PIC's, which no device can have */
 #define ALL_LAPICS      0xFF
@@ -102,6 +102,7 @@ _Static_assert(sizeof(struct mp_pointer) == 16 && sizeof(struct mp_table) == 44 
 struct mp_writer {
     struct table_writer out;
     uint16_t entries;
+    uint8_t isa_bus;
 };
 
 static void append_entry(struct mp_writer *writer, const void *entry, size_t size)
@@ -124,6 +125,13 @@ static void append_cpus(struct mp_writer *writer, const struct platform *platfor
     }
 }
 
+static void append_bus(struct mp_writer *writer, uint8_t id, const char *name)
+{
+    struct mp_bus bus = {.type = ENTRY_BUS, .id = id};
+    memcpy(bus.name, name, sizeof(bus.name));
+    append_entry(writer, &bus, sizeof(bus));
+}
+
 static uint16_t irq_flags(const struct platform *platform, int irq)
 {
     for (unsigned i = 0; i < platform->device_count; i++) {
@@ -134,6 +142,12 @@ static uint16_t irq_flags(const struct platform *platform, int irq)
     return IRQ_CONFORMS;
 }
 
+static bool is_isa_irq(const struct platform *platform, uint8_t irq)
+{
+    bool is_pci = platform->pci.present && memchr(platform->pci.irqs, irq, sizeof(platform->pci.irqs));
+    return irq != ISA_IRQ_CASCADE && !is_pci;
+}
+
 /* Every ISA interrupt is at the IOAPIC pin of its number. */
 static void append_isa_irqs(struct mp_writer *writer, const struct platform *platform, uint8_t ioapic)
 {
@@ -142,13 +156,33 @@ static void append_isa_irqs(struct mp_writer *writer, const struct platform *pla
             .type = ENTRY_IRQ,
             .irq_type = IRQ_TYPE_INT,
             .flags = irq_flags(platform, irq),
-            .bus = ISA_BUS,
+            .bus = writer->isa_bus,
             .bus_irq = irq,
             .apic_id = ioapic,
             .apic_pin = irq,
         };
-        if (irq != ISA_IRQ_CASCADE)
+        if (is_isa_irq(platform, irq))
             append_entry(writer, &entry, sizeof(entry));
+    }
+}
+
+/* Those of PCI are told by device and pin (section D.3), and conform to their bus: they are level-triggered.
+ */
+static void append_pci_irqs(struct mp_writer *writer, const struct platform_pci *pci, uint8_t ioapic)
+{
+    for (unsigned device = 1; device < PCI_DEVICES; device++) {
+        for (unsigned pin = 0; pin < PCI_LINES; pin++) {
+            const struct mp_irq entry = {
+                .type = ENTRY_IRQ,
+                .irq_type = IRQ_TYPE_INT,
+                .flags = IRQ_CONFORMS,
+                .bus = PCI_BUS,
+                .bus_irq = (uint8_t)(device << 2 | pin),
+                .apic_id = ioapic,
+                .apic_pin = pci->irqs[pci_line(device, pin + 1)],
+            };
+            append_entry(writer, &entry, sizeof(entry));
+        }
     }
 }
 
@@ -157,7 +191,7 @@ static void append_local_irq(struct mp_writer *writer, uint8_t irq_type, uint8_t
     const struct mp_irq entry = {
         .type = ENTRY_LOCAL_IRQ,
         .irq_type = irq_type,
-        .bus = ISA_BUS,
+        .bus = writer->isa_bus,
         .apic_id = ALL_LAPICS,
         .apic_pin = lint,
     };
@@ -167,7 +201,6 @@ static void append_local_irq(struct mp_writer *writer, uint8_t irq_type, uint8_t
 /* Entries go in the order of their types. The IOAPIC's id is the first that no CPU has. */
 static void append_entries(struct mp_writer *writer, const struct platform *platform)
 {
-    const struct mp_bus bus = {.type = ENTRY_BUS, .id = ISA_BUS, .name = {'I', 'S', 'A', ' ', ' ', ' '}};
     const struct mp_ioapic ioapic = {
         .type = ENTRY_IOAPIC,
         .id = (uint8_t)platform->cpus,
@@ -176,9 +209,14 @@ static void append_entries(struct mp_writer *writer, const struct platform *plat
         .address = LAYOUT_IOAPIC,
     };
     append_cpus(writer, platform);
-    append_entry(writer, &bus, sizeof(bus));
+    if (platform->pci.present)
+        append_bus(writer, PCI_BUS, "PCI   ");
+    writer->isa_bus = platform->pci.present ? PCI_BUS + 1 : 0;
+    append_bus(writer, writer->isa_bus, "ISA   ");
     append_entry(writer, &ioapic, sizeof(ioapic));
     append_isa_irqs(writer, platform, ioapic.id);
+    if (platform->pci.present)
+        append_pci_irqs(writer, &platform->pci, ioapic.id);
     append_local_irq(writer, IRQ_TYPE_EXTINT, 0);
     append_local_irq(writer, IRQ_TYPE_NMI, 1);
 }

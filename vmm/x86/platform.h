@@ -9,6 +9,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "vmm/pci_host.h"
+
 enum platform_device_kind {
     PLATFORM_SERIAL,
     PLATFORM_RTC,
@@ -40,6 +42,14 @@ struct platform_device_type {
     bool level_triggered;   /* its interrupt is level, active high; otherwise edge, rising */
 };
 
+/* PCI: bus 0 alone, by ECAM and by the ports of mechanism 1. */
+struct platform_pci {
+    bool present;
+    uint64_t ecam;
+    struct pci_windows windows;
+    uint8_t irqs[PCI_LINES]; /* level-triggered; wired by pci_line() */
+};
+
 #define PLATFORM_DEVICES_MAX 16
 
 struct platform {
@@ -48,6 +58,7 @@ struct platform {
     bool acpi;
     struct platform_device devices[PLATFORM_DEVICES_MAX];
     unsigned device_count;
+    struct platform_pci pci;
     uint8_t rng_seed[64];
     const char *command_line; /* borrowed; never NULL */
     /* Set while the kernel is loaded. */

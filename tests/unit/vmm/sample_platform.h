@@ -30,3 +30,17 @@ static inline struct platform sample_platform(unsigned cpus)
         .initrd_size = 0x789,
     };
 }
+
+/* The same with its virtio devices on a PCI bus. */
+static inline struct platform sample_platform_with_pci(unsigned cpus)
+{
+    struct platform platform = sample_platform(cpus);
+    platform.device_count = 6;
+    platform.pci = (struct platform_pci){
+        .present = true,
+        .ecam = 0xE0000000,
+        .windows = {{0x1000, 0xF000}, {0xC0000000, 0x20000000}, {0x180000000, 0x1000000000}},
+        .irqs = {5, 10, 11, 12},
+    };
+    return platform;
+}

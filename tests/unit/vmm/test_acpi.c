@@ -79,16 +79,18 @@ static void check_rsdp(void)
     cr_assert_eq(sum(RSDP, 36), 0);
 }
 
-/* Follows every pointer. */
-static void check_tables(void)
+/* Follows every pointer. There is an MCFG with PCI alone. */
+static void check_tables(bool pci)
 {
     check_rsdp();
     uint64_t xsdt = number(RSDP + 24, 8);
     check_table(xsdt, "XSDT");
-    cr_assert_eq(number(xsdt + 4, 4), 36 + 2 * 8);
+    cr_assert_eq(number(xsdt + 4, 4), 36 + (pci ? 3 : 2) * 8);
     uint64_t fadt = number(xsdt + 36, 8), madt = number(xsdt + 44, 8);
     check_table(fadt, "FACP");
     check_table(madt, "APIC");
+    if (pci)
+        check_table(number(xsdt + 52, 8), "MCFG");
     uint64_t facs = number(fadt + 36, 4), dsdt = number(fadt + 140, 8);
     cr_assert_eq(facs % 64, 0);
     cr_assert_eq(number(fadt + 40, 4), dsdt);
@@ -147,7 +149,7 @@ Test(acpi, acpica_reads_what_it_would_write)
     for (size_t i = 0; i < ARRAY_SIZE(cpus); i++) {
         struct platform platform = sample_platform(cpus[i]);
         write_tables(&platform);
-        check_tables();
+        check_tables(false);
         check_all_by_acpica();
     }
 }
@@ -183,7 +185,7 @@ Test(acpi, fixed_hardware)
     };
     struct platform platform = sample_platform(1);
     write_tables(&platform);
-    check_tables();
+    check_tables(false);
     for (size_t i = 0; i < ARRAY_SIZE(facts); i++)
         cr_assert(disassembly_has("FACP", facts[i]), "%s", facts[i]);
 }
@@ -206,9 +208,56 @@ Test(acpi, namespace)
     };
     struct platform platform = sample_platform(3);
     write_tables(&platform);
-    check_tables();
+    check_tables(false);
     for (size_t i = 0; i < ARRAY_SIZE(facts); i++)
         cr_assert(disassembly_has("DSDT", facts[i]), "%s", facts[i]);
+}
+
+Test(acpi, pci)
+{
+    const char *const facts[] = {
+        "Device(PCI0){Name(_HID,EisaId(\"PNP0A08\"))Name(_CID,EisaId(\"PNP0A03\"))Name(_UID,Zero)"
+        "Name(_BBN,Zero)Name(_CRS,ResourceTemplate(){"
+        "WordBusNumber(ResourceProducer,MinFixed,MaxFixed,PosDecode,0x0000,0x0000,0x0000,0x0000,0x0001,,,)"
+        "IO(Decode16,0x0CF8,0x0CF8,0x01,0x08,)"
+        "WordIO(ResourceProducer,MinFixed,MaxFixed,PosDecode,EntireRange,"
+        "0x0000,0x1000,0xFFFF,0x0000,0xF000,,,,TypeStatic,DenseTranslation)"
+        "DWordMemory(ResourceProducer,PosDecode,MinFixed,MaxFixed,NonCacheable,ReadWrite,"
+        "0x00000000,0xC0000000,0xDFFFFFFF,0x00000000,0x20000000,,,,AddressRangeMemory,TypeStatic)"
+        "QWordMemory(ResourceProducer,PosDecode,MinFixed,MaxFixed,NonCacheable,ReadWrite,"
+        "0x0000000000000000,0x0000000180000000,0x000000117FFFFFFF,0x0000000000000000,0x0000001000000000,,,,"
+        "AddressRangeMemory,TypeStatic)})",
+        "Name(_PRT,Package(0x7C){Package(0x04){0x0001FFFF,Zero,Zero,0x0A},Package(0x04){0x0001FFFF,One,Zero,"
+        "0x0B},Package(0x04){0x0001FFFF,0x02,Zero,0x0C},Package(0x04){0x0001FFFF,0x03,Zero,0x05},"
+        "Package(0x04){0x0002FFFF,Zero,Zero,0x0B}",
+        "Package(0x04){0x001FFFFF,0x03,Zero,0x0B}})",
+        "Method(_OSC,4,Serialized){If((Arg0==ToUUID(\"33db4d5b-1ff7-401c-9657-7441c03dd766\"))){Return(Arg3)}"
+        "CreateDWordField(Arg3,Zero,STS)STS|=0x04Return(Arg3)}",
+        "Name(_HID,EisaId(\"PNP0C02\"))Name(_UID,Zero)Name(_CRS,ResourceTemplate()"
+        "{Memory32Fixed(ReadWrite,0xE0000000,0x00100000,)})",
+    };
+    struct platform platform = sample_platform_with_pci(2);
+    write_tables(&platform);
+    check_tables(true);
+    check_all_by_acpica();
+    check_by_acpica("MCFG");
+    for (size_t i = 0; i < ARRAY_SIZE(facts); i++)
+        cr_assert(disassembly_has("DSDT", facts[i]), "%s", facts[i]);
+    cr_assert(disassembly_has("MCFG", "BaseAddress:00000000E0000000"));
+    cr_assert(disassembly_has("MCFG", "StartBusNumber:00"));
+    cr_assert(disassembly_has("MCFG", "EndBusNumber:00"));
+}
+
+/* Where RAM leaves no address above it. */
+Test(acpi, pci_without_a_high_window)
+{
+    struct platform platform = sample_platform_with_pci(1);
+    platform.pci.windows.high = (struct pci_window){0};
+    write_tables(&platform);
+    check_tables(true);
+    check_all_by_acpica();
+    cr_assert_not(disassembly_has("DSDT", "QWordMemory"));
+    cr_assert(disassembly_has("DSDT", "DWordMemory"));
 }
 
 /* A device in memory, without an interrupt. */
@@ -217,7 +266,7 @@ Test(acpi, memory_resources)
     struct platform platform = sample_platform(1);
     platform.devices[0] = (struct platform_device){PLATFORM_SERIAL, {{true, 0xFEA00000, 0x100}}, 1, -1};
     write_tables(&platform);
-    check_tables();
+    check_tables(false);
     check_by_acpica("DSDT");
     cr_assert(disassembly_has("DSDT", "{Memory32Fixed(ReadWrite,0xFEA00000,0x00000100,)}"));
 }
@@ -227,7 +276,7 @@ Test(acpi, interrupt_controllers)
 {
     struct platform platform = sample_platform(255);
     write_tables(&platform);
-    check_tables();
+    check_tables(false);
     uint64_t madt = number(number(RSDP + 24, 8) + 44, 8), end = madt + number(madt + 4, 4);
     unsigned counts[8] = {0};
     cr_assert_eq(number(madt + 36, 4), 0xFEE00000);

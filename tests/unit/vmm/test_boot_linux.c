@@ -87,6 +87,18 @@ Test(boot_linux, e820_of_little_memory)
     fixture_destroy(&fixture);
 }
 
+Test(boot_linux, e820_reserves_what_pci_is_reached_by)
+{
+    struct boot_fixture fixture;
+    fixture_init(&fixture, 64 * MIB);
+    fixture.platform.pci.present = true;
+    fixture.platform.pci.ecam = 0xe0000000;
+    boot(&fixture, NULL, 0);
+    cr_expect(e820_is(&fixture, 0xe0000000, 0x100000, 2));
+    cr_expect(e820_is(&fixture, 0xfeffc000, 0x4000, 2));
+    fixture_destroy(&fixture);
+}
+
 Test(boot_linux, e820_of_memory_on_both_sides_of_the_hole)
 {
     struct boot_fixture fixture;

@@ -182,3 +182,38 @@ Test(device_tree, devices)
     check_string(dtb, "/interrupt-controller@fee00000", "compatible", "intel,ce4100-lapic");
     free(dtb);
 }
+
+/* Four cells for the unit, then the IOAPIC, its pin and the trigger. */
+static void check_interrupt_map(const void *dtb)
+{
+    static const uint32_t lines[] = {5, 10, 11, 12};
+    int size;
+    const fdt32_t *map = property(dtb, "/pci@e0000000", "interrupt-map", &size);
+    cr_assert_eq(size, 16 * 7 * 4);
+    for (unsigned i = 0; i < 16; i++, map += 7) {
+        unsigned device = fdt32_ld(&map[0]) >> 11, pin = fdt32_ld(&map[3]);
+        cr_assert(device == i / 4 && pin == i % 4 + 1);
+        cr_assert(fdt32_ld(&map[1]) == 0 && fdt32_ld(&map[2]) == 0);
+        int ioapic = fdt_node_offset_by_phandle(dtb, fdt32_ld(&map[4]));
+        cr_assert_eq(ioapic, fdt_path_offset(dtb, "/interrupt-controller@fec00000"));
+        cr_assert_eq(fdt32_ld(&map[5]), lines[(device + pin - 1) % 4]);
+        cr_assert_eq(fdt32_ld(&map[6]), 2, "level-triggered, active high");
+    }
+}
+
+Test(device_tree, pci)
+{
+    struct platform platform = sample_platform_with_pci(1);
+    size_t size;
+    void *dtb = build(&platform, &size);
+    check_with_dtc(dtb, size);
+    check_string(dtb, "/pci@e0000000", "compatible", "pci-host-ecam-generic");
+    check_string(dtb, "/pci@e0000000", "device_type", "pci");
+    CHECK_CELLS(dtb, "/pci@e0000000", "reg", 0, 0xE0000000, 0, 0x100000);
+    CHECK_CELLS(dtb, "/pci@e0000000", "bus-range", 0, 0);
+    CHECK_CELLS(dtb, "/pci@e0000000", "ranges", 0x02000000, 0, 0xC0000000, 0, 0xC0000000, 0, 0x20000000,
+                0x03000000, 1, 0x80000000, 1, 0x80000000, 0x10, 0);
+    CHECK_CELLS(dtb, "/pci@e0000000", "interrupt-map-mask", 0x1800, 0, 0, 7);
+    check_interrupt_map(dtb);
+    free(dtb);
+}

@@ -40,10 +40,21 @@ static const uint8_t *find_pointer(const struct guest_ram *guest)
 }
 
 struct summary {
-    unsigned cpus, boot_cpus, buses, ioapics, irqs, local_irqs;
-    uint8_t ioapic_id;
-    bool ids[256];
+    unsigned cpus, boot_cpus, buses, ioapics, irqs, pci_irqs, local_irqs;
+    uint8_t ioapic_id, isa_bus;
+    bool pci, ids[256];
 };
+
+/* A line of PCI: device and pin, wired as the specification of PCI recommends. */
+static void read_pci_irq(const uint8_t *entry, struct summary *found)
+{
+    static const uint8_t lines[] = {5, 10, 11, 12};
+    unsigned device = entry[5] >> 2, pin = entry[5] & 3;
+    cr_assert(found->pci && device >= 1 && device <= 31);
+    cr_assert_eq(number(entry + 2, 2), 0, "as on its bus");
+    cr_assert_eq(entry[7], lines[(device + pin) % 4], "device %u, pin %u", device, pin);
+    found->pci_irqs++;
+}
 
 static size_t read_entry(const uint8_t *entry, struct summary *found)
 {
@@ -56,7 +67,10 @@ static size_t read_entry(const uint8_t *entry, struct summary *found)
         found->cpus++;
         return 20;
     case 1:
-        cr_assert(memcmp(entry + 2, "ISA   ", 6) == 0);
+        cr_assert_eq(entry[1], found->buses);
+        found->pci |= memcmp(entry + 2, "PCI   ", 6) == 0;
+        if (memcmp(entry + 2, "ISA   ", 6) == 0)
+            found->isa_bus = entry[1];
         found->buses++;
         return 8;
     case 2:
@@ -67,9 +81,13 @@ static size_t read_entry(const uint8_t *entry, struct summary *found)
         return 8;
     case 3:
         cr_assert_eq(entry[1], 0, "INT");
+        cr_assert_eq(entry[6], found->ioapic_id);
+        if (entry[4] != found->isa_bus) {
+            read_pci_irq(entry, found);
+            return 8;
+        }
         cr_assert_eq(number(entry + 2, 2), entry[5] == 9 ? 0xD : 0, "the SCI alone is level-triggered");
         cr_assert_eq(entry[5], entry[7], "irq and pin are the same");
-        cr_assert_eq(entry[6], found->ioapic_id);
         found->irqs |= 1u << entry[5];
         return 8;
     default:
@@ -81,7 +99,7 @@ static size_t read_entry(const uint8_t *entry, struct summary *found)
     }
 }
 
-static void check_table(const struct guest_ram *guest, unsigned cpus)
+static void check_table(const struct guest_ram *guest, unsigned cpus, bool pci)
 {
     const uint8_t *pointer = find_pointer(guest);
     cr_assert(pointer);
@@ -97,23 +115,33 @@ static void check_table(const struct guest_ram *guest, unsigned cpus)
     for (unsigned i = 0; i < entries; i++)
         entry += read_entry(entry, &found);
     cr_assert_eq(entry - table, length);
-    cr_assert(found.cpus == cpus && found.boot_cpus == 1 && found.buses == 1 && found.ioapics == 1);
-    cr_assert_eq(found.irqs, 0xFFFF & ~(1u << 2), "all but the cascade");
+    cr_assert(found.cpus == cpus && found.boot_cpus == 1 && found.buses == (pci ? 2 : 1) &&
+              found.ioapics == 1);
+    unsigned others = 1u << 2 | (pci ? 1u << 5 | 1u << 10 | 1u << 11 | 1u << 12 : 0);
+    cr_assert_eq(found.irqs, 0xFFFF & ~others, "all but the cascade, and what is PCI's");
+    cr_assert(found.pci == pci && found.pci_irqs == (pci ? 31 * 4 : 0));
     cr_assert_eq(found.local_irqs, 2);
     cr_assert(!found.ids[found.ioapic_id], "no APIC has the id of another");
+}
+
+static void write_and_check(const struct platform *platform, bool pci)
+{
+    struct guest_ram guest;
+    struct error err;
+    guest_ram_create(&guest, 2 * MIB);
+    cr_assert_eq(mptable_write(platform, guest.space, &err), 0, "%s", err.message);
+    check_table(&guest, platform->cpus, pci);
+    guest_ram_destroy(&guest);
 }
 
 Test(mptable, describes_the_machine)
 {
     const unsigned cpus[] = {1, 2, 15, 255};
     for (size_t i = 0; i < ARRAY_SIZE(cpus); i++) {
-        struct guest_ram guest;
-        struct error err;
-        guest_ram_create(&guest, 2 * MIB);
         struct platform platform = sample_platform(cpus[i]);
-        cr_assert_eq(mptable_write(&platform, guest.space, &err), 0, "%s", err.message);
-        check_table(&guest, cpus[i]);
-        guest_ram_destroy(&guest);
+        write_and_check(&platform, false);
+        platform = sample_platform_with_pci(cpus[i]);
+        write_and_check(&platform, true);
     }
 }
 
