@@ -17,7 +17,7 @@
 struct error;
 
 #define CONFIG_CPUS_MAX       255
-#define CONFIG_DISKS_MAX      8
+#define CONFIG_DISKS_MAX      31 /* devices on a PCI bus; over MMIO there is room for fewer */
 #define CONFIG_IO_THREADS_MAX 64
 #define CONFIG_MEMORY_MIN     ((uint64_t)2 << 20) /* kernels are loaded at 1 MiB */
 #define CONFIG_MEMORY_MAX     ((uint64_t)2 << 40)
@@ -27,6 +27,13 @@ enum serial_kind {
     SERIAL_FILE,
     SERIAL_UNIX,
     SERIAL_NONE,
+};
+
+/* How a guest reaches virtio devices. */
+enum config_transport {
+    TRANSPORT_AUTO, /* PCI for a bzImage, as distributions ship them; MMIO for any other kernel */
+    TRANSPORT_PCI,
+    TRANSPORT_MMIO,
 };
 
 /* Strings are owned; NULL where not given. */
@@ -42,6 +49,7 @@ struct config {
     int exit_port;     /* 0 to 0xFFFF; -1: none */
     struct config_disk disks[CONFIG_DISKS_MAX];
     unsigned disk_count;
+    enum config_transport transport;
     unsigned io_threads; /* up to CONFIG_IO_THREADS_MAX; 0: the machine's loop does their work */
     bool no_acpi;
     bool no_reboot; /* a guest that resets ends godwit */

@@ -159,6 +159,23 @@ static int add_disk(struct config *config, const struct config_option *option, c
     return result;
 }
 
+static int set_transport(struct config *config, const struct config_option *option, const char *text,
+                         const char *folder, struct error *err)
+{
+    static const char *const names[] = {
+        [TRANSPORT_AUTO] = "auto",
+        [TRANSPORT_PCI] = "pci",
+        [TRANSPORT_MMIO] = "mmio",
+    };
+    for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+        if (strcmp(text, names[i]) == 0) {
+            *(enum config_transport *)member(config, option) = (enum config_transport)i;
+            return 0;
+        }
+    }
+    return error_set(err, EINVAL, "'%.80s' is no transport; write %s", text, option->argument);
+}
+
 static int set_io_threads(struct config *config, const struct config_option *option, const char *text,
                           const char *folder, struct error *err)
 {
@@ -263,6 +280,10 @@ const struct config_option config_options[] = {
      "a virtio disk on a raw image or a block device; may be given several times; MODE is writeback (which holds "
      "without it), none (past the host's page cache) or unsafe (flushes are ignored)",
      .kind = CONFIG_LIST, .set = add_disk},
+    {"transport", "auto|pci|mmio", "auto",
+     "how the guest reaches virtio devices: on a PCI bus or over MMIO; auto is pci for a bzImage and mmio for any "
+     "other kernel",
+     TEXT(set_transport, transport)},
     {"io-threads", "N", "0",
      "how many threads serve the disks; with 0, that of the machine does it beside its other work",
      NUMBER(set_io_threads, io_threads)},

@@ -8,9 +8,11 @@
 #include "base/macros.h"
 #include "devices/virtio/device.h"
 #include "devices/virtio/mmio.h"
+#include "devices/virtio/pci.h"
 #include "vmm/config.h"
 #include "vmm/io_threads.h"
 #include "vmm/irqfd.h"
+#include "vmm/pci_host.h"
 #include "vmm/virtio_disk.h"
 
 /* Every kind of virtio device: a new one is a line here. */
@@ -23,9 +25,10 @@ static const struct kind {
     {"--disk", offsetof(struct config, disk_count), virtio_disk_create},
 };
 
-/* A device with its transport. */
+/* A device with its transport: PCI, or MMIO and an interrupt. */
 struct slot {
     struct virtio_unit unit;
+    struct virtio_pci *pci;
     struct virtio_mmio *mmio;
     struct irqfd irqfd;
 };
@@ -50,12 +53,28 @@ unsigned virtio_devices_count(const struct config *config)
     return count;
 }
 
+static int connect_to_pci(struct virtio_devices *devices, struct slot *slot, struct error *err)
+{
+    const struct virtio_devices_config *config = &devices->config;
+    const struct virtio_pci_config pci = {
+        .memory = config->memory,
+        .device = slot->unit.device,
+        .msi = config->msi,
+        .msi_opaque = config->msi_opaque,
+        .log = config->log,
+    };
+    int result = virtio_pci_create(&pci, &slot->pci, err);
+    return result < 0 ? result : pci_host_add(config->pci, virtio_pci_function(slot->pci), err);
+}
+
 static int connect_to_mmio(struct virtio_devices *devices, struct slot *slot, struct error *err)
 {
     const struct virtio_devices_config *config = &devices->config;
     unsigned index = (unsigned)(slot - devices->slots);
     if (index == config->irq_count)
-        return error_set(err, ENOSPC, "a machine has at most %u virtio devices over MMIO", config->irq_count);
+        return error_set(err, ENOSPC,
+                         "a machine has at most %u virtio devices over MMIO: use --transport pci",
+                         config->irq_count);
     int result = irqfd_init(&slot->irqfd, config->vm, config->irqs[index], err);
     if (result == 0)
         result = virtio_mmio_create(config->memory, slot->unit.device, slot->irqfd.fd, &slot->mmio, err);
@@ -77,7 +96,8 @@ static int add(struct virtio_devices *devices, const struct kind *kind, unsigned
     int result = kind->create(&environment, index, &slot->unit, err);
     if (result == 0) {
         devices->slot_count++;
-        result = connect_to_mmio(devices, slot, err);
+        result =
+            devices->config.pci ? connect_to_pci(devices, slot, err) : connect_to_mmio(devices, slot, err);
     }
     return error_prefix(err, result, "%s", kind->option);
 }
@@ -108,8 +128,10 @@ int virtio_devices_create(const struct virtio_devices_config *config, struct vir
 int virtio_devices_connect(struct virtio_devices *devices, struct error *err)
 {
     int result = 0;
-    for (unsigned i = 0; i < devices->slot_count && result == 0; i++)
-        result = irqfd_connect(&devices->slots[i].irqfd, err);
+    for (unsigned i = 0; i < devices->slot_count && result == 0; i++) {
+        if (devices->slots[i].mmio)
+            result = irqfd_connect(&devices->slots[i].irqfd, err);
+    }
     return result;
 }
 
@@ -125,6 +147,7 @@ void virtio_devices_destroy(struct virtio_devices *devices)
         return;
     for (unsigned i = 0; i < devices->slot_count; i++) {
         struct slot *slot = &devices->slots[i];
+        virtio_pci_destroy(slot->pci);
         virtio_mmio_destroy(slot->mmio);
         slot->unit.destroy(slot->unit.opaque);
         irqfd_release(&slot->irqfd);

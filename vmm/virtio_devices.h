@@ -20,6 +20,8 @@ struct kvm_vm;
 struct log;
 struct memory;
 struct memory_region;
+struct msi_ops;
+struct pci_host;
 struct virtio_device;
 struct virtio_devices;
 
@@ -57,9 +59,13 @@ struct virtio_devices_config {
     struct event_loop *loop;
     struct memory *memory;
     struct address_space *space;
+    /* Over PCI: the host, to which they are added, and who sends their messages. */
+    struct pci_host *pci; /* NULL: over MMIO */
+    const struct msi_ops *msi;
+    void *msi_opaque;
+    /* Over MMIO: places for registers over MMIO, by the interrupt line of each, which is edge-triggered.
+     * `place` maps a region in one of them, and describes it to the guest. -errno with a message. */
     const struct kvm_vm *vm;
-    /* Places for registers over MMIO, by the interrupt line of each, which is edge-triggered. `place` maps a
-     * region in one of them, and describes it to the guest. -errno with a message. */
     const unsigned *irqs;
     unsigned irq_count;
     int (*place)(void *opaque, struct memory_region *registers, unsigned index, struct error *err);

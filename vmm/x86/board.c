@@ -29,9 +29,12 @@
 #include "vmm/config.h"
 #include "vmm/dirty_reaper.h"
 #include "vmm/kvm.h"
+#include "vmm/msi_routes.h"
+#include "vmm/pci_host.h"
 #include "vmm/virtio_devices.h"
 #include "vmm/x86/boot.h"
 #include "vmm/x86/firmware.h"
+#include "vmm/x86/host_cpu.h"
 #include "vmm/x86/interrupts.h"
 #include "vmm/x86/layout.h"
 #include "vmm/x86/platform.h"
@@ -61,6 +64,8 @@ struct board {
     struct i8042 *i8042;
     struct debug_exit *exit_port;
     struct test_mmio *test;
+    struct pci_host *pci; /* NULL: none, and no routes */
+    struct msi_routes *msi;
     struct virtio_devices *virtio;
 };
 
@@ -159,22 +164,28 @@ static int create_ram(struct board *board, struct error *err)
     return result;
 }
 
-static int check_free(const struct platform *platform, const struct placement *place, struct error *err)
+static int check_apart(const struct placement *place, const struct platform_range *range, const char *title,
+                       struct error *err)
 {
     uint64_t size = (uint64_t)memory_region_size(place->region);
+    if (range->mmio != place->mmio || place->base >= range->base + range->size ||
+        range->base >= place->base + size)
+        return 0;
+    return error_set(err, EBUSY, "the %s at %s 0x%llx collides with the %s at 0x%llx: choose another place",
+                     place->region->name, place->mmio ? "address" : "port", (unsigned long long)place->base,
+                     title, (unsigned long long)range->base);
+}
+
+static int check_free(const struct platform *platform, const struct placement *place, struct error *err)
+{
+    const struct platform_range pci_ports = {false, PCI_PORTS, PCI_PORTS_SIZE};
+    int result = platform->pci.present ? check_apart(place, &pci_ports, "PCI host bridge", err) : 0;
     for (unsigned i = 0; i < platform->device_count; i++) {
         const struct platform_device *device = &platform->devices[i];
-        for (unsigned r = 0; r < device->range_count; r++) {
-            const struct platform_range *range = &device->ranges[r];
-            if (range->mmio == place->mmio && place->base < range->base + range->size &&
-                range->base < place->base + size)
-                return error_set(
-                    err, EBUSY, "the %s at %s 0x%llx collides with the %s at 0x%llx: choose another place",
-                    place->region->name, place->mmio ? "address" : "port", (unsigned long long)place->base,
-                    platform_device_type(device)->title, (unsigned long long)range->base);
-        }
+        for (unsigned r = 0; r < device->range_count && result == 0; r++)
+            result = check_apart(place, &device->ranges[r], platform_device_type(device)->title, err);
     }
-    return 0;
+    return result;
 }
 
 /* Maps a device's regions, and describes it to whoever tells the guest. */
@@ -248,6 +259,62 @@ static int add_pm(struct board *board, struct error *err)
     return place_device(board, PLATFORM_PM, LAYOUT_SCI_IRQ, places, ARRAY_SIZE(places), err);
 }
 
+static bool wants_pci(const struct config *config)
+{
+    if (virtio_devices_count(config) == 0 || config->transport == TRANSPORT_MMIO)
+        return false;
+    return config->transport == TRANSPORT_PCI || (config->kernel && boot_is_bzimage(config->kernel));
+}
+
+static void describe_pci(struct platform *platform)
+{
+    struct platform_pci *pci = &platform->pci;
+    uint64_t high = align_up(LAYOUT_RAM_HIGH + platform_ram_high(platform), LAYOUT_PCI_HIGH_ALIGN);
+    uint64_t end = (uint64_t)1 << host_cpu_address_bits();
+    pci->present = true;
+    pci->ecam = LAYOUT_PCI_ECAM;
+    pci->windows.ports = (struct pci_window){LAYOUT_PCI_PORTS, LAYOUT_PCI_PORTS_SIZE};
+    pci->windows.low = (struct pci_window){LAYOUT_PCI_MEMORY, LAYOUT_PCI_MEMORY_SIZE};
+    if (high < end)
+        pci->windows.high = (struct pci_window){high, smaller(end - high, LAYOUT_PCI_HIGH_SIZE)};
+    for (unsigned i = 0; i < PCI_LINES; i++)
+        pci->irqs[i] = (uint8_t)virtio_irqs[i];
+}
+
+/* The ports are seen above the reset register, which they pass on what is meant for it. */
+static int map_pci(struct board *board, struct error *err)
+{
+    struct pci_bus *bus = pci_host_bus(board->pci);
+    int result = memory_region_add_subregion(&board->io_root, PCI_PORTS, pci_bus_ports(bus), 1, err);
+    return result < 0 ? result
+                      : memory_region_add_subregion(&board->root, board->platform.pci.ecam, pci_bus_ecam(bus),
+                                                    0, err);
+}
+
+static int add_pci(struct board *board, struct error *err)
+{
+    if (!wants_pci(board->config.config))
+        return 0;
+    describe_pci(&board->platform);
+    const struct platform_pci *pci = &board->platform.pci;
+    struct pci_host_config config = {
+        .bus = {.memory = board->memory,
+                .memory_container = &board->root,
+                .io_container = &board->io_root,
+                .narrow_ports = acpi_pm_reset_region(board->pm),
+                .log = board->config.log},
+        .windows = pci->windows,
+    };
+    for (unsigned i = 0; i < PCI_LINES; i++) {
+        config.bus.lines[i] = irq_line(board, pci->irqs[i]);
+        config.irqs[i] = pci->irqs[i];
+    }
+    int result = interrupts_create_msi(board->vm, &board->msi, err);
+    if (result == 0)
+        result = pci_host_create(&config, &board->pci, err);
+    return result < 0 ? result : map_pci(board, err);
+}
+
 static int add_exit_port(struct board *board, struct error *err)
 {
     if (board->config.config->exit_port < 0)
@@ -291,6 +358,9 @@ static int add_virtio_devices(struct board *board, struct error *err)
         .loop = board->config.loop,
         .memory = board->memory,
         .space = board->memory_space,
+        .pci = board->pci,
+        .msi = &msi_routes_ops,
+        .msi_opaque = board->msi,
         .vm = board->vm,
         .irqs = virtio_irqs,
         .irq_count = ARRAY_SIZE(virtio_irqs),
@@ -302,7 +372,7 @@ static int add_virtio_devices(struct board *board, struct error *err)
 
 /* Every device of the machine: a new one is a line here. */
 static int (*const device_adders[])(struct board *, struct error *) = {
-    add_serial, add_rtc, add_i8042, add_pm, add_exit_port, add_test_device, add_virtio_devices,
+    add_serial, add_rtc, add_i8042, add_pm, add_pci, add_exit_port, add_test_device, add_virtio_devices,
 };
 
 static int add_devices(struct board *board, struct error *err)
@@ -339,10 +409,14 @@ static int build(struct board *board, struct error *err)
     int committed = memory_transaction_commit(board->memory, result == 0 ? err : NULL);
     if (result == 0)
         result = committed;
+    if (result == 0 && board->pci)
+        result = pci_host_set_up(board->pci, err);
     if (result == 0)
         result = create_listeners(board, err);
     if (result == 0)
         result = interrupts_create(board->vm, err);
+    if (result == 0 && board->pci)
+        result = interrupts_set_level(board->vm, virtio_irqs, PCI_LINES, err);
     if (result == 0)
         result = virtio_devices_connect(board->virtio, err);
     return result;
@@ -387,6 +461,8 @@ void board_destroy(struct board *board)
         memory_region_remove_all_subregions(&board->io_root, NULL);
     }
     virtio_devices_destroy(board->virtio);
+    pci_host_destroy(board->pci);
+    msi_routes_destroy(board->msi);
     serial_destroy(board->serial);
     rtc_destroy(board->rtc);
     acpi_pm_destroy(board->pm);

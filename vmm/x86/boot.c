@@ -11,6 +11,7 @@
 #include "memory/address_space.h"
 #include "memory/ram_block.h"
 #include "vmm/x86/boot_params.h"
+#include "vmm/x86/bzimage.h"
 #include "vmm/x86/entry.h"
 #include "vmm/x86/firmware.h"
 #include "vmm/x86/image.h"
@@ -19,6 +20,16 @@
 #include "vmm/x86/multiboot.h"
 #include "vmm/x86/platform.h"
 #include "vmm/x86/pvh.h"
+
+bool boot_is_bzimage(const char *path)
+{
+    struct image image;
+    if (image_open(&image, path, NULL) < 0)
+        return false;
+    bool is = bzimage_is(&image);
+    image_close(&image);
+    return is;
+}
 
 /* Whether a word of a command line is `option`. */
 static bool has_option(const char *text, const char *option)

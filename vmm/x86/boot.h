@@ -12,6 +12,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -38,6 +39,9 @@ struct boot_files {
     const char *kernel; /* paths */
     const char *initrd; /* may be NULL */
 };
+
+/* Whether the file at `path` is a bzImage; false also for what cannot be read. */
+bool boot_is_bzimage(const char *path);
 
 /*
  * Loads `files` into `memory`, whose RAM must be unused (zeroes), sets the initrd's range in `platform`, and

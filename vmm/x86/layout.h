@@ -28,12 +28,19 @@
 #define LAYOUT_FIRMWARE_END    0x100000
 #define LAYOUT_KERNEL          0x100000
 
+#define LAYOUT_PCI_MEMORY      0xC0000000 /* BARs */
+#define LAYOUT_PCI_MEMORY_SIZE 0x20000000
+#define LAYOUT_PCI_ECAM        0xE0000000 /* of bus 0; nothing else lies below 0xF0000000, where 255 more end */
 #define LAYOUT_TEST_MMIO       0xFEB00000 /* the test device */
 #define LAYOUT_VIRTIO_MMIO     0xFEB40000 /* virtio devices over MMIO, one after the other */
 #define LAYOUT_IOAPIC          0xFEC00000
 #define LAYOUT_LAPIC           0xFEE00000
 #define LAYOUT_IDENTITY_MAP    0xFEFFC000 /* one page, then three of TSS: Intel's real-mode emulation */
 #define LAYOUT_TSS             0xFEFFD000
+
+/* BARs that do not fit below 4 GiB, behind RAM. */
+#define LAYOUT_PCI_HIGH_ALIGN  0x40000000ull
+#define LAYOUT_PCI_HIGH_SIZE   0x1000000000ull /* where physical addresses reach so far */
 
 /* Ports and interrupts */
 #define LAYOUT_COM1            0x3F8
@@ -45,8 +52,10 @@
 #define LAYOUT_PM1A_CONTROL    0x604
 #define LAYOUT_PM_TIMER        0x608
 #define LAYOUT_SCI_IRQ         9
-/* Of virtio devices over MMIO: ISA lines, which every description of a machine can name, and the PICs have.
- */
+#define LAYOUT_PCI_PORTS       0x1000 /* BARs, up to the last port */
+#define LAYOUT_PCI_PORTS_SIZE  0xF000
+/* Of virtio devices over MMIO; the first four are of PCI, where there is PCI. ISA lines, which every
+ * description of a machine can name, and the PICs have. */
 #define LAYOUT_VIRTIO_IRQS     5, 10, 11, 12, 6, 7, 14, 15
 #define LAYOUT_RESET           0xCF9
 #define LAYOUT_RESET_VALUE     6

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/macros.h"
 #include "vmm/config.h"
 #include "vmm/config_option.h"
 
@@ -59,6 +60,7 @@ Test(config, defaults)
     cr_expect_null(config.dump_dtb);
     cr_expect_eq(config.disk_count, 0);
     cr_expect_eq(config.io_threads, 0);
+    cr_expect_eq(config.transport, TRANSPORT_AUTO);
     cr_expect_eq(config.log, LOG_WARN);
     config_free(&config);
 }
@@ -68,7 +70,7 @@ Test(config, every_option)
     struct config config;
     PARSE(&config, "--kernel=k", "--initrd=i", "--append=console=ttyS0 quiet", "--memory=3G", "--cpus=255",
           "--serial=file:out.log", "--exit-port=0xf4", "--no-acpi", "--huge-pages", "--dump-dtb=d", "--mtree",
-          "--name=n", "--log=debug", "--test-device", "--disk=image", "--io-threads=64");
+          "--name=n", "--log=debug", "--test-device", "--disk=image", "--io-threads=64", "--transport=pci");
     cr_expect_str_eq(config.kernel, "k");
     cr_expect_str_eq(config.initrd, "i");
     cr_expect_str_eq(config.append, "console=ttyS0 quiet");
@@ -83,6 +85,7 @@ Test(config, every_option)
     cr_expect_eq(config.log, LOG_DEBUG);
     cr_expect_eq(config.disk_count, 1);
     cr_expect_eq(config.io_threads, 64);
+    cr_expect_eq(config.transport, TRANSPORT_PCI);
     config_free(&config);
 }
 
@@ -161,14 +164,33 @@ Test(config, disks_refused)
 
 Test(config, as_many_disks_as_there_is_room_for)
 {
+    char *argv[CONFIG_DISKS_MAX + 2];
     struct config config;
-    PARSE(&config, "--kernel=k", "--disk=1", "--disk=2", "--disk=3", "--disk=4", "--disk=5", "--disk=6",
-          "--disk=7", "--disk=8");
+    struct error err;
+    argv[0] = "--kernel=k";
+    for (unsigned i = 1; i < ARRAY_SIZE(argv); i++)
+        argv[i] = "--disk=a";
+    cr_assert_eq(config_parse(&config, CONFIG_DISKS_MAX + 1, argv, &err), 0, "%s", err.message);
     cr_expect_eq(config.disk_count, CONFIG_DISKS_MAX);
-    cr_expect_str_eq(config.disks[7].path, "8");
+    cr_expect_str_eq(config.disks[CONFIG_DISKS_MAX - 1].path, "a");
     config_free(&config);
-    REFUSED("--disk: '9' is one more than the 8 disks that a machine can have", "--disk=1", "--disk=2",
-            "--disk=3", "--disk=4", "--disk=5", "--disk=6", "--disk=7", "--disk=8", "--disk=9");
+    cr_expect_eq(config_parse(&config, CONFIG_DISKS_MAX + 2, argv, &err), -EINVAL);
+    cr_expect(strstr(err.message, "--disk: 'a' is one more than the 31 disks that a machine can have"), "%s",
+              err.message);
+    config_free(&config);
+}
+
+Test(config, transports)
+{
+    struct config config;
+    PARSE(&config, "--kernel=k", "--transport", "mmio");
+    cr_expect_eq(config.transport, TRANSPORT_MMIO);
+    config_free(&config);
+    PARSE(&config, "--kernel=k", "--transport=mmio", "--transport=auto");
+    cr_expect_eq(config.transport, TRANSPORT_AUTO);
+    config_free(&config);
+    for (const char *const *text = (const char *const[]){"", "PCI", "pci,mmio", "usb", NULL}; *text; text++)
+        REFUSED("is no transport; write auto|pci|mmio", "--transport", *text);
 }
 
 Test(config, io_threads_refused)

@@ -51,7 +51,7 @@ Test(config_file, every_key)
                       " \"cpus\": 4, \"serial\": \"unix:s\", \"exit-port\": 244, \"no-acpi\": true,"
                       " \"huge-pages\": true, \"dump-dtb\": \"d\", \"mtree\": true, \"name\": \"n\","
                       " \"log\": \"info\", \"test-device\": true, \"disk\": \"i,ro\","
-                      " \"io-threads\": 3}\n");
+                      " \"io-threads\": 3, \"transport\": \"mmio\"}\n");
     cr_expect_str_eq(config.kernel, "dir/k");
     cr_expect_str_eq(config.initrd, "/abs/i");
     cr_expect_str_eq(config.append, "a b");
@@ -67,6 +67,7 @@ Test(config_file, every_key)
     cr_assert_eq(config.disk_count, 1);
     cr_expect_str_eq(config.disks[0].path, "dir/i");
     cr_expect_eq(config.io_threads, 3);
+    cr_expect_eq(config.transport, TRANSPORT_MMIO);
     config_free(&config);
 }
 
