@@ -9,7 +9,7 @@ int backends_open(struct backends *backends, const struct config *config, struct
     int result = 0;
     for (unsigned i = 0; i < config->disk_count && result == 0; i++) {
         const struct config_disk *disk = &config->disks[i];
-        const struct disk_config image = {disk->path, disk->readonly, disk->cache};
+        const struct disk_config image = {disk->path, disk->readonly, disk->cache, config_looks_only(config)};
         result = error_prefix(err, disk_open(&image, &backends->disks[i], err), "--disk");
     }
     return result;

@@ -17,7 +17,8 @@ struct backends {
     struct disk *disks[CONFIG_DISKS_MAX]; /* one for each of the configuration's */
 };
 
-/* Opens what the configuration names. -errno with a message; backends_close() in every case. */
+/* Opens what the configuration names; locks it, unless the machine is only looked at. -errno with a message;
+ * backends_close() in every case. */
 int backends_open(struct backends *backends, const struct config *config, struct error *err);
 
 /* No machine uses them. */

@@ -64,6 +64,12 @@ struct config {
     bool help; /* --help was given: print run_usage() and end; the rest is not to be used */
 };
 
+/* Whether the machine is to be described, not run: what it stands on may be in use elsewhere. */
+static inline bool config_looks_only(const struct config *config)
+{
+    return config->mtree || config->dump_dtb;
+}
+
 /*
  * Fills `config` from the arguments after "run": defaults, then each --config FILE, then the other options in
  * order; the last one wins. Returns 0; -EINVAL for a command line that is wrong; -EBADMSG for a configuration

@@ -50,6 +50,7 @@ static int watch_signals(struct run *run, struct error *err)
     sigaddset(&ending, SIGHUP);
     sigprocmask(SIG_BLOCK, &ending, NULL);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of the write */
     run->signal_fd = signalfd(-1, &ending, SFD_CLOEXEC | SFD_NONBLOCK);
     if (run->signal_fd < 0)
         return error_set_errno(err, errno, "cannot create a descriptor for signals");
@@ -108,8 +109,7 @@ static int create_console(struct run *run, struct error *err)
 {
     struct chardev_config config = {
         .loop = run->loop, .log = &run->log, .failed = console_failed, .opaque = run};
-    bool looks_only = run->config.mtree || run->config.dump_dtb;
-    switch (looks_only ? SERIAL_NONE : run->config.serial) {
+    switch (config_looks_only(&run->config) ? SERIAL_NONE : run->config.serial) {
     case SERIAL_STDIO:
         return create_stdio(run, &config, err);
     case SERIAL_FILE:
@@ -240,8 +240,7 @@ static int run_config(struct run *run)
     int status = 0;
     int result = build(run, &err);
     if (result == 0)
-        result =
-            run->config.mtree || run->config.dump_dtb ? look(run, &err) : run_machine(run, &status, &err);
+        result = config_looks_only(&run->config) ? look(run, &err) : run_machine(run, &status, &err);
     take_down(run);
     if (result == 0)
         return status;

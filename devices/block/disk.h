@@ -36,6 +36,7 @@ struct disk_config {
     const char *path;
     bool readonly;
     enum disk_cache cache;
+    bool look_only; /* it is measured alone: neither locked nor written, and may be in use elsewhere */
 };
 
 /* What the guest should know. */

@@ -43,7 +43,8 @@ static int say_why_not_open(const struct disk_config *config, int code, struct e
 /* Without waiting for a FIFO's other end; io_uring takes that flag for a wish not to wait ever. */
 static int open_file(struct disk *disk, const struct disk_config *config, struct error *err)
 {
-    int flags = (config->readonly ? O_RDONLY : O_RDWR) | (config->cache == DISK_CACHE_NONE ? O_DIRECT : 0);
+    int flags = (config->readonly || config->look_only ? O_RDONLY : O_RDWR) |
+                (config->cache == DISK_CACHE_NONE ? O_DIRECT : 0);
     disk->fd = open(config->path, flags | O_CLOEXEC | O_NONBLOCK);
     if (disk->fd < 0)
         return say_why_not_open(config, errno, err);
@@ -99,9 +100,9 @@ static void measure_file(struct disk *disk, const struct disk_config *config, co
     geometry->physical_size = FILE_PHYSICAL_SIZE;
     geometry->discard_granularity = (uint32_t)status->st_blksize;
     /* A hole behind the end of a file changes nothing. */
-    geometry->discards =
-        !config->readonly && fallocate(disk->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                       (off_t)align_up(disk->size, BLOCK_SIZE_MAX), BLOCK_SIZE_MAX) == 0;
+    geometry->discards = !config->readonly && !config->look_only &&
+                         fallocate(disk->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                   (off_t)align_up(disk->size, BLOCK_SIZE_MAX), BLOCK_SIZE_MAX) == 0;
 }
 
 /* Whether one sector alone can be read directly; 4096 bytes can be wherever that is at all. */
@@ -200,7 +201,7 @@ static int set_up(struct disk *disk, const struct disk_config *config, struct er
         result = error_set_errno(err, errno, "cannot look at disk image %s", config->path);
     if (result == 0)
         result = check_kind(config, &status, err);
-    if (result == 0)
+    if (result == 0 && !config->look_only)
         result = disk_lock(disk->fd, config->path, !config->readonly, err);
     if (result == 0)
         result = measure(disk, config, err);

@@ -115,6 +115,25 @@ Test(disk_open, lets_many_read_as_long_as_none_writes)
     disk_file_destroy(&file);
 }
 
+Test(disk_open, looks_at_what_another_one_uses_and_leaves_it_alone)
+{
+    struct disk_file file;
+    struct stat before, behind;
+    struct error err = {0};
+    disk_file_create(&file, 8192);
+    struct disk *writer = disk_file_open(&file, DISK_CACHE_WRITEBACK, false), *looker;
+    struct disk_config config = {.path = file.path, .look_only = true};
+    cr_assert_eq(fstat(file.fd, &before), 0);
+    cr_assert_eq(disk_open(&config, &looker, &err), 0, "%s", err.message);
+    cr_assert_eq(fstat(file.fd, &behind), 0);
+    cr_assert(!memcmp(&before.st_ctim, &behind.st_ctim, sizeof(before.st_ctim)), "the file was changed");
+    cr_assert_eq(disk_geometry(looker)->sectors, 16);
+    disk_close(writer);
+    disk_close(disk_file_open(&file, DISK_CACHE_WRITEBACK, false));
+    disk_close(looker);
+    disk_file_destroy(&file);
+}
+
 /* Sends `fd` through a socket where nobody receives it: its open file is no process's then. */
 static int hide(int fd)
 {
