@@ -81,7 +81,14 @@ static ssize_t move(const struct tap_queue *queue, const struct net_frame *frame
     return size < 0 ? -errno : size;
 }
 
-/* A frame that the kernel takes from the interface and cannot deliver is lost, and the next one tried. */
+static ssize_t discard(const struct tap_queue *queue)
+{
+    char byte;
+    return read(queue->fd, &byte, 1) < 0 ? -errno : -EMSGSIZE;
+}
+
+/* A frame that the kernel takes from the interface and cannot deliver is lost, and the next one tried. Where
+ * there is no room at all it takes none: the frame is lost here, so that it does not wait for ever. */
 static unsigned receive_frames(struct net_backend *backend, unsigned index, struct net_frame *frames,
                                unsigned count)
 {
@@ -90,6 +97,8 @@ static unsigned receive_frames(struct net_backend *backend, unsigned index, stru
     for (unsigned tries = count; tries > 0; tries--) {
         struct net_frame *frame = &frames[received];
         ssize_t size = move(queue, frame, readv, true);
+        if (size == 0)
+            size = discard(queue);
         if (size == -EAGAIN || size == -EBADFD)
             break;
         if (size < 0)

@@ -115,19 +115,21 @@ Test(tap, cuts_off_what_does_not_fit)
     tear_down(&fixture);
 }
 
-/* Less room than the header takes: the frame is lost, and the next one is not. */
+/* Less room than the header takes: these frames are lost, and the next one is not. */
 Test(tap, loses_a_frame_without_room_alone)
 {
     struct fixture fixture;
     uint8_t data[100], tiny[4];
-    struct iovec pieces[2] = {{tiny, sizeof(tiny)}, {data, sizeof(data)}};
-    struct net_frame frames[2] = {{.iov = pieces, .iov_count = 1}, {.iov = pieces + 1, .iov_count = 1}};
+    struct iovec pieces[3] = {{tiny, sizeof(tiny)}, {tiny, 0}, {data, sizeof(data)}};
+    struct net_frame frames[3] = {{.iov = pieces, .iov_count = 1}, {.iov = pieces, .iov_count = 1}};
     set_up(&fixture);
-    for (unsigned i = 0; i < 3; i++)
+    for (unsigned i = 0; i < 4; i++)
         kernel_sends(&fixture, 60, i);
     cr_assert_eq(net_backend_receive(fixture.tap, 0, frames, 2), 0);
+    frames[0].iov = pieces + 1;
+    cr_assert_eq(net_backend_receive(fixture.tap, 0, frames, 1), 0);
     cr_assert_eq(receive_one(fixture.tap, 0, data, sizeof(data)), NET_HEADER_SIZE + 60);
-    check_frame(data + NET_HEADER_SIZE, 60, 2);
+    check_frame(data + NET_HEADER_SIZE, 60, 3);
     tear_down(&fixture);
 }
 

@@ -240,6 +240,18 @@ Test(tap_open, does_without_the_header_where_a_descriptor_has_none)
     cr_assert_eq(tap->offloads, 0);
     works(tap, "bare");
     cr_assert_eq(send_one(tap, 0, "", 1), 1);
+    /* Without room behind the header the frame is lost. */
+    uint8_t data[NET_HEADER_SIZE + 60];
+    int peer = packet_socket("bare", TEST_PROTOCOL);
+    for (unsigned seed = 0; seed < 3; seed++) {
+        fill_frame(data, 60, seed);
+        cr_assert_eq(send(peer, data, 60, 0), 60);
+    }
+    cr_assert_eq(receive_one(tap, 0, data, NET_HEADER_SIZE), 0);
+    cr_assert_eq(receive_one(tap, 0, data, 5), 0);
+    cr_assert_eq(receive_one(tap, 0, data, sizeof(data)), sizeof(data));
+    cr_assert_eq(data[NET_HEADER_SIZE + ETHERNET_SIZE], (uint8_t)(2 * 37 + ETHERNET_SIZE));
+    close(peer);
     close_tap(tap);
 }
 
