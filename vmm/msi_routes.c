@@ -15,7 +15,9 @@
 #define LAPIC_MESSAGES     0xFEE /* bits 20 and above of the address of every message to a local APIC */
 #define LAPIC_MESSAGES_BIT 20
 
-#define ROOM_STEP          32 /* routes that memory is taken for at once */
+/* Messages for the vectors that follow get routes at once. */
+#define ROUTES_AT_ONCE     32
+#define VECTOR_MASK        0xFF /* of a message's data */
 
 struct msi_routes {
     struct msi_routes_config config;
@@ -23,8 +25,8 @@ struct msi_routes {
     pthread_mutex_t lock;
     /* Guarded by it. Route number N is entry fixed_count + N, and GSI first_gsi + N. */
     struct kvm_irq_routing *table;
-    bool *used;
-    unsigned count, room; /* routes in the table, and that there is memory for */
+    unsigned *users; /* of each route */
+    unsigned count;  /* of routes that KVM has */
 };
 
 /* ---- On a real KVM ---- */
@@ -45,58 +47,82 @@ const struct msi_routes_kvm_ops msi_routes_kvm_ops = {set_routing, set_irqfd};
 
 /* ---- The table, with the lock held ---- */
 
-static int make_room(struct msi_routes *routes, struct error *err)
+static struct kvm_irq_routing_entry *entry_of(struct msi_routes *routes, uint32_t route)
 {
-    unsigned room = routes->room + ROOM_STEP;
-    size_t before = routes->config.fixed_count + routes->room, entries = before + ROOM_STEP;
-    struct kvm_irq_routing *table =
-        realloc(routes->table, sizeof(*table) + entries * sizeof(table->entries[0]));
-    if (table)
-        routes->table = table;
-    bool *used = realloc(routes->used, room * sizeof(*used));
-    if (used)
-        routes->used = used;
-    if (!table || !used)
-        return error_set(err, ENOMEM, "not enough memory for the routes of interrupts");
-    memset(table->entries + before, 0, ROOM_STEP * sizeof(table->entries[0]));
-    memset(used + routes->room, 0, ROOM_STEP * sizeof(*used));
-    routes->room = room;
-    return 0;
+    return &routes->table->entries[routes->config.fixed_count + route];
 }
 
-/* The number of a route that is free, behind those there have been if need be. */
-static int find_free(struct msi_routes *routes, uint32_t *route, struct error *err)
+static uint32_t find_message(struct msi_routes *routes, uint32_t address, uint32_t data)
 {
-    uint32_t free_one = 0;
-    while (free_one < routes->count && routes->used[free_one])
-        free_one++;
-    if (free_one == routes->count_max)
-        return error_set(err, ENOSPC, "KVM has room for %u interrupt messages, and all of it is used",
-                         routes->count_max);
-    *route = free_one;
-    return free_one < routes->room ? 0 : make_room(routes, err);
+    for (uint32_t i = 0; i < routes->count; i++) {
+        const struct kvm_irq_routing_msi *msi = &entry_of(routes, i)->u.msi;
+        if (msi->address_lo == address && msi->data == data)
+            return i;
+    }
+    return MSI_NO_ROUTE;
 }
 
-static int put(struct msi_routes *routes, uint32_t route, const struct msi_message *message,
-               struct error *err)
+static void put_message(struct msi_routes *routes, uint32_t route, uint32_t address, uint32_t data)
 {
-    struct kvm_irq_routing_entry *entry = &routes->table->entries[routes->config.fixed_count + route];
-    struct kvm_irq_routing_entry before = *entry;
-    unsigned count = route < routes->count ? routes->count : route + 1;
-    *entry = (struct kvm_irq_routing_entry){
+    *entry_of(routes, route) = (struct kvm_irq_routing_entry){
         .gsi = routes->config.first_gsi + route,
         .type = KVM_IRQ_ROUTING_MSI,
-        .u.msi = {.address_lo = (uint32_t)message->address, .data = message->data},
+        .u.msi = {.address_lo = address, .data = data},
     };
+}
+
+static int tell_kvm(struct msi_routes *routes, unsigned count, struct error *err)
+{
     routes->table->nr = routes->config.fixed_count + count;
     int result = routes->config.kvm->set_routing(routes->config.opaque, routes->table);
-    if (result < 0) {
-        *entry = before;
+    if (result < 0)
         return error_set_errno(err, -result, "KVM refuses the route of an interrupt");
-    }
     routes->count = count;
-    routes->used[route] = true;
     return 0;
+}
+
+/* Adds a route for the message, and for those that are likely to be wanted next. */
+static int append(struct msi_routes *routes, uint32_t address, uint32_t data, struct error *err)
+{
+    unsigned count = routes->count;
+    for (unsigned i = 0; i < ROUTES_AT_ONCE && count < routes->count_max; i++, data++) {
+        if (i > 0 && !(data & VECTOR_MASK))
+            break;
+        if (find_message(routes, address, data) == MSI_NO_ROUTE)
+            put_message(routes, count++, address, data);
+    }
+    return tell_kvm(routes, count, err);
+}
+
+/* Gives the message the route of one that nobody uses. */
+static int replace(struct msi_routes *routes, uint32_t address, uint32_t data, uint32_t *route,
+                   struct error *err)
+{
+    uint32_t unused = 0;
+    while (unused < routes->count && routes->users[unused])
+        unused++;
+    if (unused == routes->count)
+        return error_set(err, ENOSPC, "KVM has room for %u interrupt messages, and all of it is used",
+                         routes->count_max);
+    struct kvm_irq_routing_entry before = *entry_of(routes, unused);
+    put_message(routes, unused, address, data);
+    int result = tell_kvm(routes, routes->count, err);
+    if (result < 0)
+        *entry_of(routes, unused) = before;
+    *route = unused;
+    return result;
+}
+
+static int provide(struct msi_routes *routes, const struct msi_message *message, uint32_t *route,
+                   struct error *err)
+{
+    uint32_t address = (uint32_t)message->address;
+    *route = find_message(routes, address, message->data);
+    if (*route != MSI_NO_ROUTE)
+        return 0;
+    *route = routes->count;
+    return routes->count < routes->count_max ? append(routes, address, message->data, err)
+                                             : replace(routes, address, message->data, route, err);
 }
 
 /* ---- struct msi_ops ---- */
@@ -104,17 +130,19 @@ static int put(struct msi_routes *routes, uint32_t route, const struct msi_messa
 static int set_route(void *opaque, const struct msi_message *message, uint32_t *route, struct error *err)
 {
     struct msi_routes *routes = opaque;
+    uint32_t provided;
     if (message->address >> LAPIC_MESSAGES_BIT != LAPIC_MESSAGES)
         return error_set(err, EINVAL, "its message is for address 0x%llx, where no interrupt controller is",
                          (unsigned long long)message->address);
-    uint32_t number = *route;
     pthread_mutex_lock(&routes->lock);
-    int result = number == MSI_NO_ROUTE ? find_free(routes, &number, err) : 0;
-    if (result == 0)
-        result = put(routes, number, message, err);
+    int result = provide(routes, message, &provided, err);
+    if (result == 0) {
+        routes->users[provided]++;
+        if (*route != MSI_NO_ROUTE)
+            routes->users[*route]--;
+        *route = provided;
+    }
     pthread_mutex_unlock(&routes->lock);
-    if (result == 0)
-        *route = number;
     return result;
 }
 
@@ -122,8 +150,8 @@ static void drop_route(void *opaque, uint32_t route)
 {
     struct msi_routes *routes = opaque;
     pthread_mutex_lock(&routes->lock);
-    assert(route < routes->count && routes->used[route]);
-    routes->used[route] = false;
+    assert(route < routes->count && routes->users[route]);
+    routes->users[route]--;
     pthread_mutex_unlock(&routes->lock);
 }
 
@@ -166,12 +194,14 @@ int msi_routes_create(const struct msi_routes_config *config, struct msi_routes 
     unsigned most = config->fixed_count > config->first_gsi ? config->fixed_count : config->first_gsi;
     routes->count_max = config->entries_max - most; /* GSIs are below the number of entries, too */
     pthread_mutex_init(&routes->lock, NULL);
-    int result = make_room(routes, err);
-    if (result < 0) {
+    /* What is not used of these stays without memory. */
+    size_t entries = config->fixed_count + (size_t)routes->count_max;
+    routes->table = calloc(1, sizeof(*routes->table) + entries * sizeof(*config->fixed));
+    routes->users = calloc(routes->count_max, sizeof(*routes->users));
+    if (!routes->table || !routes->users) {
         msi_routes_destroy(routes);
-        return result;
+        return error_set(err, ENOMEM, "not enough memory for the routes of interrupts");
     }
-    routes->table->flags = 0;
     memcpy(routes->table->entries, config->fixed, config->fixed_count * sizeof(*config->fixed));
     *out = routes;
     return 0;
@@ -183,6 +213,6 @@ void msi_routes_destroy(struct msi_routes *routes)
         return;
     pthread_mutex_destroy(&routes->lock);
     free(routes->table);
-    free(routes->used);
+    free(routes->users);
     free(routes);
 }

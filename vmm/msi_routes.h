@@ -4,8 +4,10 @@
  *
  * A route is an entry of KVM's table of GSI routes, behind those of the interrupt controllers, and an eventfd
  * is attached to it as an irqfd: what is signalled there arrives in the guest without godwit. KVM takes the
- * table as a whole and waits for those who read the old one, so it is told only of a message that is new: a
- * route that is dropped stays in KVM's table, where nothing leads to it, until another one takes its place.
+ * table as a whole and waits for those who read the old one, milliseconds on some hosts; so it is told of as
+ * little as can be. Vectors with the same message share a route. One that nobody uses any more stays, for
+ * whoever wants its message again, as long as there is room. And as systems give out vectors in order, those
+ * that follow a message on the same CPU get their routes with it.
  *
  * Messages can go to local APICs alone: a write elsewhere would be one to memory, which no device of godwit
  * sends.

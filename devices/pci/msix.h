@@ -42,8 +42,8 @@ struct msi_message {
 
 /* Any thread; none blocks longer than a system call. Eventfds are borrowed and non-blocking. */
 struct msi_ops {
-    /* Gives `*route` a message: makes it if it is MSI_NO_ROUTE, otherwise changes it (nothing is attached to
-     * it then). -errno with a message, and `*route` as it was. */
+    /* Gives `*route` a message: makes it if it is MSI_NO_ROUTE, otherwise changes it or puts another in its
+     * place (nothing is attached to it then). -errno with a message, and `*route` as it was. */
     int (*set_route)(void *opaque, const struct msi_message *message, uint32_t *route, struct error *err);
     /* Ends a route to which nothing is attached. */
     void (*drop_route)(void *opaque, uint32_t route);

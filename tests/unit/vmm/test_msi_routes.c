@@ -175,40 +175,69 @@ static void attach(int fd, uint32_t route)
     cr_assert_eq(msi_routes_ops.attach(routes, fd, route, &err), 0, "%s", err.message);
 }
 
+/* What KVM has at a GSI for messages. */
+static const struct kvm_irq_routing_entry *entry_of(uint32_t route)
+{
+    for (unsigned i = LINES; i < kvm.nr; i++) {
+        if (kvm.entries[i].gsi == FIRST_GSI + route)
+            return &kvm.entries[i];
+    }
+    cr_assert(false, "KVM has no route %u", route);
+    return NULL;
+}
+
 Test(msi_routes, lines_stay_in_the_table)
 {
-    uint32_t first = new_route(0x41), second = new_route(0x42);
-    cr_assert_eq(kvm.nr, LINES + 2);
+    uint32_t first = new_route(0x41), second = new_route(0x141);
     cr_assert_eq(memcmp(kvm.entries, lines, sizeof(lines)), 0);
-    const struct kvm_irq_routing_entry *entry = &kvm.entries[LINES + 1];
-    cr_assert(entry->type == KVM_IRQ_ROUTING_MSI && entry->u.msi.data == 0x42);
+    cr_assert_neq(first, second);
+    const struct kvm_irq_routing_entry *entry = entry_of(second);
+    cr_assert(entry->type == KVM_IRQ_ROUTING_MSI && entry->u.msi.data == 0x141);
     cr_assert(entry->u.msi.address_lo == LAPIC + 0x1000 && entry->u.msi.address_hi == 0);
-    cr_assert(entry->gsi >= FIRST_GSI && entry->gsi != kvm.entries[LINES].gsi);
+    cr_assert_eq(entry_of(first)->u.msi.data, 0x41);
+    for (unsigned i = LINES; i < kvm.nr; i++)
+        cr_assert_eq(kvm.entries[i].gsi, FIRST_GSI + i - LINES);
     drop(first);
     drop(second);
 }
 
-Test(msi_routes, dropping_costs_no_table)
+Test(msi_routes, kvm_is_told_rarely)
 {
-    uint32_t first = new_route(1), second = new_route(2);
-    unsigned tables = kvm.tables;
-    drop(first);
-    cr_assert_eq(kvm.tables, tables);
-    cr_assert_eq(new_route(3), first);
-    cr_assert_eq(kvm.nr, LINES + 2);
-    drop(first);
-    drop(second);
+    uint32_t all[32];
+    for (unsigned i = 0; i < ARRAY_SIZE(all); i++) {
+        all[i] = new_route(0x21 + i);
+        cr_assert_eq(entry_of(all[i])->u.msi.data, 0x21 + i);
+    }
+    cr_assert_eq(kvm.tables, 1, "vectors in order");
+    cr_assert_eq(new_route(0x30), all[0x30 - 0x21], "the same message");
+    drop(all[0x30 - 0x21]);
+    for (unsigned i = 0; i < ARRAY_SIZE(all); i++)
+        drop(all[i]);
+    for (unsigned i = 0; i < ARRAY_SIZE(all); i++)
+        cr_assert_eq(new_route(0x21 + i), all[i]);
+    cr_assert_eq(kvm.tables, 1, "messages that there have been");
+    for (unsigned i = 0; i < ARRAY_SIZE(all); i++)
+        drop(all[i]);
 }
 
-Test(msi_routes, a_message_is_changed_in_place)
+/* Nothing is made up beyond the last vector of a CPU. */
+Test(msi_routes, vectors_end)
+{
+    uint32_t route = new_route(0x4FC);
+    cr_assert_eq(kvm.nr, LINES + 4);
+    for (unsigned i = 0; i < 4; i++)
+        cr_assert_eq(kvm.entries[LINES + i].u.msi.data, 0x4FC + i);
+    drop(route);
+}
+
+Test(msi_routes, a_message_is_changed)
 {
     int fd = new_fd();
-    uint32_t route = new_route(1), same = route;
+    uint32_t route = new_route(1);
     attach(fd, route);
     signal_fd(fd);
     msi_routes_ops.detach(routes, fd, route);
-    cr_assert_eq(set_message(2, &same, NULL), 0);
-    cr_assert_eq(same, route);
+    cr_assert_eq(set_message(2, &route, NULL), 0);
     attach(fd, route);
     signal_fd(fd);
     cr_assert(kvm.sent_count == 2 && kvm.sent[0] == 1 && kvm.sent[1] == 2);
@@ -243,18 +272,20 @@ Test(msi_routes, pending_is_sent_once)
 Test(msi_routes, refusals_change_nothing)
 {
     struct error err;
-    uint32_t route = new_route(1), other = MSI_NO_ROUTE;
+    uint32_t route = new_route(0x100), other = MSI_NO_ROUTE;
     struct kvm before = kvm;
     kvm.refuse = -ENOMEM;
-    cr_assert_eq(set_message(2, &route, &err), -ENOMEM);
+    cr_assert_eq(set_message(0x200, &route, &err), -ENOMEM);
     cr_assert(strstr(err.message, "KVM refuses the route"), "%s", err.message);
+    cr_assert_eq(entry_of(route)->u.msi.data, 0x100);
     kvm.refuse = -EINVAL;
-    cr_assert_eq(set_message(3, &other, NULL), -EINVAL);
+    cr_assert_eq(set_message(0x300, &other, NULL), -EINVAL);
     cr_assert_eq(other, MSI_NO_ROUTE);
     /* The next table that KVM takes does not bring what it refused. */
-    other = new_route(4);
+    other = new_route(0x4FF);
     cr_assert_eq(kvm.nr, before.nr + 1);
     cr_assert_eq(memcmp(kvm.entries, before.entries, before.nr * sizeof(kvm.entries[0])), 0);
+    cr_assert_eq(entry_of(other)->u.msi.data, 0x4FF);
     int fd = new_fd();
     signal_fd(fd);
     kvm.refuse = -EBUSY;
@@ -283,21 +314,31 @@ Test(msi_routes, room_runs_out)
 {
     uint32_t all[MESSAGES], more = MSI_NO_ROUTE;
     struct error err;
-    for (unsigned i = 0; i < MESSAGES; i++)
-        all[i] = new_route(i);
-    cr_assert_eq(set_message(99, &more, &err), -ENOSPC);
+    for (unsigned i = 0; i < MESSAGES; i++) {
+        all[i] = new_route(i << 8); /* each on a CPU of its own */
+        for (unsigned j = 0; j < i; j++)
+            cr_assert_neq(all[i], all[j]);
+    }
+    cr_assert_eq(set_message(1, &more, &err), -ENOSPC);
     cr_assert(strstr(err.message, "room for 66 interrupt messages"), "%s", err.message);
     drop(all[5]);
-    cr_assert_eq(new_route(99), all[5]);
-    for (unsigned i = 0; i < MESSAGES; i++)
+    kvm.refuse = -ENOMEM;
+    cr_assert_eq(set_message(1, &more, NULL), -ENOMEM);
+    cr_assert_eq(entry_of(all[5])->u.msi.data, 5 << 8);
+    cr_assert_eq(new_route(1), all[5]);
+    cr_assert_eq(entry_of(all[5])->u.msi.data, 1);
+    for (unsigned i = 0; i < MESSAGES; i++) {
+        if (i != 5)
+            cr_assert_eq(entry_of(all[i])->u.msi.data, i << 8);
         drop(all[i]);
+    }
 }
 
 static void *churn(void *opaque)
 {
     int fd = new_fd();
     for (unsigned i = 0; i < 500; i++) {
-        uint32_t route = new_route(i);
+        uint32_t route = new_route(i << 4);
         attach(fd, route);
         msi_routes_ops.detach(routes, fd, route);
         drop(route);
@@ -314,5 +355,4 @@ Test(msi_routes, threads)
     for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
         pthread_join(threads[i], NULL);
     cr_assert_eq(kvm.irqfd_count, 0);
-    cr_assert(kvm.nr <= LINES + ARRAY_SIZE(threads));
 }
