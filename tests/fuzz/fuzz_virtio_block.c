@@ -23,7 +23,8 @@
 #include "base/event_loop.h"
 #include "base/macros.h"
 #include "devices/block/disk.h"
-#include "tests/support/block_guest.h"
+#include "devices/virtio/block.h"
+#include "tests/support/mmio_guest.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -31,8 +32,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #define BUFFERS_MAX 12
 #define CHAINS_MAX  32
 #define HEADER      sizeof(struct virtio_blk_outhdr)
-#define OUT         BLOCK_GUEST_DATA
-#define IN          (BLOCK_GUEST_DATA + 0x20000)
+#define OUT         MMIO_GUEST_DATA
+#define IN          (MMIO_GUEST_DATA + 0x20000)
 #define NONE        0xEE
 
 #define BIT(number) ((uint64_t)1 << (number))
@@ -44,7 +45,8 @@ struct machine {
     struct event_source *interrupts;
     int disk_fd;
     struct disk *disk;
-    struct block_guest guest;
+    struct virtio_block *block;
+    struct mmio_guest guest;
     uint64_t features;
     bool orderly; /* the halves of the present chain lie at OUT and IN without a gap */
 };
@@ -81,22 +83,33 @@ static void create(struct machine *machine)
     struct disk_config config = {.path = path, .readonly = choice & 1};
     check(disk_open(&config, &machine->disk, NULL) == 0);
     check(event_loop_create(&machine->loop, NULL) == 0);
-    block_guest_create(&machine->guest, machine->disk, 1, &machine->loop);
+    mmio_guest_create(&machine->guest);
+    struct virtio_block_config block = {
+        .disk = machine->disk,
+        .serial = "godwit-disk",
+        .space = machine->guest.guest.space,
+        .queue_count = 1,
+        .loops = &machine->loop,
+    };
+    check(virtio_block_create(&block, &machine->block, NULL) == 0);
+    mmio_guest_plug(&machine->guest, virtio_block_device(machine->block), 1);
     check(event_loop_add(machine->loop, machine->guest.irq_fd, POLLIN, on_interrupt, machine,
                          &machine->interrupts) == 0);
-    machine->features = choice & 2 ? block_guest_offered(&machine->guest) : 0;
+    machine->features = choice & 2 ? mmio_guest_offered(&machine->guest) : 0;
     machine->features &= ~(BIT(VIRTIO_F_RING_PACKED) | BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(VIRTIO_F_IN_ORDER));
     if (choice & 4)
         machine->features |= BIT(VIRTIO_F_RING_PACKED);
     machine->features |= BIT(VIRTIO_RING_F_INDIRECT_DESC);
-    block_guest_start(&machine->guest, machine->features);
+    mmio_guest_start(&machine->guest, machine->features);
 }
 
 static void destroy(struct machine *machine)
 {
     struct stat status;
     check(fstat(machine->disk_fd, &status) == 0 && status.st_size == DISK_SIZE);
-    block_guest_destroy(&machine->guest);
+    mmio_guest_unplug(&machine->guest);
+    virtio_block_destroy(machine->block);
+    mmio_guest_destroy(&machine->guest);
     event_loop_destroy(machine->loop);
     disk_close(machine->disk);
     close(machine->disk_fd);
@@ -104,7 +117,7 @@ static void destroy(struct machine *machine)
 
 static bool is_broken(struct machine *machine)
 {
-    return block_guest_get(&machine->guest, BLOCK_GUEST_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET;
+    return mmio_guest_get(&machine->guest, MMIO_GUEST_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET;
 }
 
 /* Waits for the one chain that is out. False if the queue broke instead. */
@@ -135,8 +148,8 @@ static struct queue_driver_buffer next_buffer(struct machine *machine, uint32_t 
     if (where == 0xFE)
         buffer.address = 0xE0000000u + shape;
     else if (where == 0xFD)
-        buffer.address = BLOCK_GUEST_DATA_END - shape;
-    if (where < 0xFD && place[*writable] + buffer.length < (*writable ? BLOCK_GUEST_DATA_END : IN))
+        buffer.address = MMIO_GUEST_DATA_END - shape;
+    if (where < 0xFD && place[*writable] + buffer.length < (*writable ? MMIO_GUEST_DATA_END : IN))
         place[*writable] += buffer.length;
     else
         machine->orderly = false;
@@ -153,17 +166,16 @@ static void send(struct machine *machine)
     machine->orderly = true;
     for (unsigned i = 0; i < count; i++)
         buffers[i] = next_buffer(machine, place, &writable);
-    uint8_t *content = block_guest_memory(&machine->guest, OUT);
+    uint8_t *content = mmio_guest_memory(&machine->guest, OUT);
     for (unsigned i = 0; i < HEADER; i++)
         content[i] = next(machine);
     for (unsigned left = next(machine); left > 0; left--)
         content[HEADER + left] = next(machine);
-    uint8_t *last = block_guest_memory(&machine->guest, place[1] - 1);
+    uint8_t *last = mmio_guest_memory(&machine->guest, place[1] - 1);
     *last = NONE;
-    if (!block_guest_offer(&machine->guest, 0, 0, buffers, count, choice & 0x80) ||
-        !take(machine, &written)) {
-        block_guest_reset(&machine->guest);
-        block_guest_start(&machine->guest, machine->features);
+    if (!mmio_guest_offer(&machine->guest, 0, 0, buffers, count, choice & 0x80) || !take(machine, &written)) {
+        mmio_guest_reset(&machine->guest);
+        mmio_guest_start(&machine->guest, machine->features);
     } else if (machine->orderly) {
         check(written == place[1] - IN);
         check(written == 0 || *last <= VIRTIO_BLK_S_UNSUPP);
@@ -179,11 +191,11 @@ static void check_alive(struct machine *machine)
     uint8_t expected[4096];
     uint32_t written;
     check(pread(machine->disk_fd, expected, sizeof(expected), DISK_SIZE - 4096) == 4096);
-    memcpy(block_guest_memory(&machine->guest, OUT), &header, sizeof(header));
-    check(block_guest_offer(&machine->guest, 0, 0, buffers, ARRAY_SIZE(buffers), false));
+    memcpy(mmio_guest_memory(&machine->guest, OUT), &header, sizeof(header));
+    check(mmio_guest_offer(&machine->guest, 0, 0, buffers, ARRAY_SIZE(buffers), false));
     check(take(machine, &written) && written == 4097);
-    check(*(uint8_t *)block_guest_memory(&machine->guest, IN + 4096) == VIRTIO_BLK_S_OK);
-    check(!memcmp(block_guest_memory(&machine->guest, IN), expected, sizeof(expected)));
+    check(*(uint8_t *)mmio_guest_memory(&machine->guest, IN + 4096) == VIRTIO_BLK_S_OK);
+    check(!memcmp(mmio_guest_memory(&machine->guest, IN), expected, sizeof(expected)));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -14,8 +14,9 @@
 
 #include "base/io_thread.h"
 #include "base/macros.h"
+#include "devices/virtio/block.h"
 #include "memory/address_space.h"
-#include "tests/support/block_guest.h"
+#include "tests/support/mmio_guest.h"
 #include "tests/unit/devices/disk_file.h"
 
 #define QUEUES      2
@@ -26,7 +27,8 @@ struct block_fixture {
     struct disk_file file;
     struct disk *disk;
     struct io_thread *threads[QUEUES];
-    struct block_guest guest;
+    struct mmio_guest guest;
+    struct virtio_block *block;
 };
 
 static inline void fixture_start(struct block_fixture *f, enum disk_cache cache, bool readonly)
@@ -38,12 +40,23 @@ static inline void fixture_start(struct block_fixture *f, enum disk_cache cache,
         cr_assert_eq(io_thread_create("block", &f->threads[i], NULL), 0);
         loops[i] = io_thread_loop(f->threads[i]);
     }
-    block_guest_create(&f->guest, f->disk, QUEUES, loops);
+    mmio_guest_create(&f->guest);
+    struct virtio_block_config config = {
+        .disk = f->disk,
+        .serial = "godwit-disk",
+        .space = f->guest.guest.space,
+        .queue_count = QUEUES,
+        .loops = loops,
+    };
+    cr_assert_eq(virtio_block_create(&config, &f->block, NULL), 0);
+    mmio_guest_plug(&f->guest, virtio_block_device(f->block), QUEUES);
 }
 
 static inline void fixture_end(struct block_fixture *f)
 {
-    block_guest_destroy(&f->guest);
+    mmio_guest_unplug(&f->guest);
+    virtio_block_destroy(f->block);
+    mmio_guest_destroy(&f->guest);
     for (unsigned i = 0; i < QUEUES; i++)
         io_thread_destroy(f->threads[i]);
     disk_close(f->disk);

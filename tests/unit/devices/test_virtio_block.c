@@ -4,8 +4,8 @@
 #include "tests/unit/devices/block_fixture.h"
 
 /* Places in the guest's RAM. */
-#define OUT     BLOCK_GUEST_DATA
-#define IN      (BLOCK_GUEST_DATA + 0x10000)
+#define OUT     MMIO_GUEST_DATA
+#define IN      (MMIO_GUEST_DATA + 0x10000)
 #define NONE    0xEE /* no status was written */
 #define HEADER  sizeof(struct virtio_blk_outhdr)
 #define BUFFERS 12
@@ -28,10 +28,10 @@ static uint8_t carry_out(const struct layout *layout)
         buffers[count++] = (struct queue_driver_buffer){OUT + out, layout->out[i], false};
     for (unsigned i = 0; i < BUFFERS && layout->in[i]; in += layout->in[i++])
         buffers[count++] = (struct queue_driver_buffer){IN + in, layout->in[i], true};
-    uint8_t *end = block_guest_memory(&f.guest, IN + in);
+    uint8_t *end = mmio_guest_memory(&f.guest, IN + in);
     end[-1] = NONE;
     end[0] = 0x77;
-    cr_assert(block_guest_offer(&f.guest, 0, 7, buffers, count, layout->indirect));
+    cr_assert(mmio_guest_offer(&f.guest, 0, 7, buffers, count, layout->indirect));
     cr_assert_eq(wait_for_chain(&f, 0, &written), 7);
     cr_assert_eq(end[0], 0x77);
     cr_assert_eq(written, in);
@@ -40,17 +40,17 @@ static uint8_t carry_out(const struct layout *layout)
 
 static void *out_data(void)
 {
-    return block_guest_memory(&f.guest, OUT + HEADER);
+    return mmio_guest_memory(&f.guest, OUT + HEADER);
 }
 
 static void *in_data(void)
 {
-    return block_guest_memory(&f.guest, IN);
+    return mmio_guest_memory(&f.guest, IN);
 }
 
 static void set_header(uint32_t type, uint64_t sector)
 {
-    *(struct virtio_blk_outhdr *)block_guest_memory(&f.guest, OUT) = block_header(type, sector);
+    *(struct virtio_blk_outhdr *)mmio_guest_memory(&f.guest, OUT) = block_header(type, sector);
 }
 
 /* A request with `out` bytes behind its header and room for `in` before its status. */
@@ -63,12 +63,12 @@ static uint8_t request(uint32_t type, uint64_t sector, uint32_t out, uint32_t in
 static void start(enum disk_cache cache, bool readonly, uint64_t features)
 {
     fixture_start(&f, cache, readonly);
-    block_guest_start(&f.guest, features);
+    mmio_guest_start(&f.guest, features);
 }
 
 static uint32_t get_config(size_t place, size_t size)
 {
-    uint32_t value = block_guest_get(&f.guest, BLOCK_GUEST_CONFIG + (unsigned)(place & ~3u)) >> place % 4 * 8;
+    uint32_t value = mmio_guest_get(&f.guest, MMIO_GUEST_CONFIG + (unsigned)(place & ~3u)) >> place % 4 * 8;
     return size < 4 ? value & ((1u << size * 8) - 1) : value;
 }
 
@@ -78,7 +78,7 @@ static uint32_t get_config(size_t place, size_t size)
 Test(virtio_block, describes_its_disk)
 {
     fixture_start(&f, DISK_CACHE_WRITEBACK, false);
-    uint64_t offered = block_guest_offered(&f.guest);
+    uint64_t offered = mmio_guest_offered(&f.guest);
     static const unsigned features[] = {
         VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_TOPOLOGY,     VIRTIO_BLK_F_FLUSH,
         VIRTIO_BLK_F_MQ,      VIRTIO_BLK_F_DISCARD,  VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_F_CONFIG_WCE,
@@ -101,7 +101,7 @@ Test(virtio_block, describes_its_disk)
 
 static void set_cache(uint8_t writeback)
 {
-    uint64_t place = BLOCK_GUEST_REGISTERS + BLOCK_GUEST_CONFIG + offsetof(struct virtio_blk_config, wce);
+    uint64_t place = MMIO_GUEST_REGISTERS + MMIO_GUEST_CONFIG + offsetof(struct virtio_blk_config, wce);
     cr_assert_eq(address_space_write(f.guest.guest.space, place, &writeback, 1), 0);
 }
 
@@ -112,13 +112,13 @@ Test(virtio_block, lets_the_driver_switch_its_cache)
     set_cache(0);
     cr_assert_eq(CONFIG(wce), 1, "not negotiated");
     cr_assert_eq(request(VIRTIO_BLK_T_OUT, 0, 512, 0), VIRTIO_BLK_S_OK);
-    block_guest_reset(&f.guest);
-    block_guest_start(&f.guest, BIT(VIRTIO_BLK_F_FLUSH) | BIT(VIRTIO_BLK_F_CONFIG_WCE));
+    mmio_guest_reset(&f.guest);
+    mmio_guest_start(&f.guest, BIT(VIRTIO_BLK_F_FLUSH) | BIT(VIRTIO_BLK_F_CONFIG_WCE));
     set_cache(0);
     cr_assert_eq(CONFIG(wce), 0);
     cr_assert_eq(CONFIG(num_queues), QUEUES);
     cr_assert_eq(request(VIRTIO_BLK_T_OUT, 0, 512, 0), VIRTIO_BLK_S_OK);
-    block_guest_reset(&f.guest);
+    mmio_guest_reset(&f.guest);
     cr_assert_eq(CONFIG(wce), 1);
     fixture_end(&f);
 }
@@ -247,10 +247,10 @@ Test(virtio_block, flushes_and_tells_its_serial_number)
 Test(virtio_block, does_not_write_a_read_only_disk)
 {
     fixture_start(&f, DISK_CACHE_WRITEBACK, true);
-    uint64_t offered = block_guest_offered(&f.guest);
+    uint64_t offered = mmio_guest_offered(&f.guest);
     cr_assert(offered & BIT(VIRTIO_BLK_F_RO));
     cr_assert(!(offered & (BIT(VIRTIO_BLK_F_DISCARD) | BIT(VIRTIO_BLK_F_WRITE_ZEROES))));
-    block_guest_start(&f.guest, BIT(VIRTIO_BLK_F_RO));
+    mmio_guest_start(&f.guest, BIT(VIRTIO_BLK_F_RO));
     cr_assert_eq(request(VIRTIO_BLK_T_OUT, 0, 512, 0), VIRTIO_BLK_S_IOERR);
     cr_assert_eq(request(VIRTIO_BLK_T_IN, 0, 0, 512), VIRTIO_BLK_S_OK);
     cr_assert_eq(request(VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
@@ -347,7 +347,7 @@ Test(virtio_block, gives_back_what_has_no_room_for_an_answer)
     uint32_t written;
     set_header(VIRTIO_BLK_T_IN, 0);
     for (unsigned i = 0; i < 100; i++) {
-        cr_assert(block_guest_offer(&f.guest, 0, 3, &header, 1, false));
+        cr_assert(mmio_guest_offer(&f.guest, 0, 3, &header, 1, false));
         cr_assert_eq(wait_for_chain(&f, 0, &written), 3);
         cr_assert_eq(written, 0);
     }
@@ -359,12 +359,12 @@ Test(virtio_block, breaks_alone_and_works_again_after_a_reset)
 {
     start(DISK_CACHE_WRITEBACK, false, 0);
     struct queue_driver_buffer nowhere[] = {{OUT, HEADER, false}, {0xE0000000, 512, true}};
-    cr_assert(block_guest_offer(&f.guest, 1, 1, nowhere, 2, false));
-    while (!(block_guest_get(&f.guest, BLOCK_GUEST_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET))
+    cr_assert(mmio_guest_offer(&f.guest, 1, 1, nowhere, 2, false));
+    while (!(mmio_guest_get(&f.guest, MMIO_GUEST_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET))
         wait_for_interrupt(&f);
     cr_assert_eq(request(VIRTIO_BLK_T_IN, 0, 0, 512), VIRTIO_BLK_S_OK);
-    block_guest_reset(&f.guest);
-    block_guest_start(&f.guest, 0);
+    mmio_guest_reset(&f.guest);
+    mmio_guest_start(&f.guest, 0);
     cr_assert_eq(request(VIRTIO_BLK_T_IN, 0, 0, 512), VIRTIO_BLK_S_OK);
     fixture_end(&f);
 }

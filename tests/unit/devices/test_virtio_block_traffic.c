@@ -40,7 +40,7 @@ static struct traffic *begin(enum disk_cache cache, uint64_t features)
     t->features = features;
     fixture_start(&t->f, cache, false);
     for (unsigned i = 0; i < QUEUES * DEPTH; i++)
-        t->slots[i / DEPTH][i % DEPTH].memory = BLOCK_GUEST_DATA + (uint64_t)i * SLOT_BYTES;
+        t->slots[i / DEPTH][i % DEPTH].memory = MMIO_GUEST_DATA + (uint64_t)i * SLOT_BYTES;
     return t;
 }
 
@@ -52,7 +52,7 @@ static void end(struct traffic *t)
 
 static uint8_t *memory(struct traffic *t, const struct slot *slot, uint32_t place)
 {
-    return block_guest_memory(&t->f.guest, slot->memory + place);
+    return mmio_guest_memory(&t->f.guest, slot->memory + place);
 }
 
 /* Header, data in up to three buffers, status. */
@@ -78,7 +78,7 @@ static void offer(struct traffic *t, unsigned queue, unsigned index)
     *memory(t, slot, 256) = 0xEE;
     buffers[count++] = (struct queue_driver_buffer){slot->memory + 256, 1, true};
     bool indirect = t->features & BIT(VIRTIO_RING_F_INDIRECT_DESC) && draw(t, 2);
-    if (!block_guest_offer(&t->f.guest, queue, index, buffers, count, indirect))
+    if (!mmio_guest_offer(&t->f.guest, queue, index, buffers, count, indirect))
         slot->out = false;
 }
 
@@ -128,7 +128,7 @@ static void check_disk(struct traffic *t)
 static void run(enum disk_cache cache, uint64_t features)
 {
     struct traffic *t = begin(cache, features);
-    block_guest_start(&t->f.guest, features);
+    mmio_guest_start(&t->f.guest, features);
     while (t->done < 2000) {
         for (unsigned i = 0; i < QUEUES; i++) {
             fill(t, i);
@@ -190,13 +190,13 @@ static void reset_in_the_middle(enum disk_cache cache, uint64_t features)
     struct traffic *t = begin(cache, features);
     take_memory_back(t);
     for (unsigned round = 0; round < 100; round++) {
-        block_guest_start(&t->f.guest, features);
+        mmio_guest_start(&t->f.guest, features);
         check_memory(t);
         for (unsigned i = 0; i < QUEUES; i++)
             fill(t, i);
         if (draw(t, 2))
             wait_for_interrupt(&t->f);
-        block_guest_reset(&t->f.guest);
+        mmio_guest_reset(&t->f.guest);
         take_memory_back(t);
     }
     end(t);
@@ -214,17 +214,17 @@ Test(virtio_block_traffic, of_one_queue_ends_at_its_reset_alone)
 {
     uint64_t features = SPLIT | BIT(VIRTIO_F_RING_RESET);
     struct traffic *t = begin(DISK_CACHE_WRITEBACK, features);
-    struct block_guest *guest = &t->f.guest;
-    block_guest_start(guest, features);
+    struct mmio_guest *guest = &t->f.guest;
+    mmio_guest_start(guest, features);
     for (unsigned round = 0; round < 100; round++) {
         fill(t, 0);
         fill(t, 1);
         take(t, 0);
-        block_guest_set(guest, BLOCK_GUEST_QUEUE_SEL, 1);
-        block_guest_set(guest, BLOCK_GUEST_QUEUE_RESET, 1);
+        mmio_guest_set(guest, MMIO_GUEST_QUEUE_SEL, 1);
+        mmio_guest_set(guest, MMIO_GUEST_QUEUE_RESET, 1);
         for (unsigned i = 0; i < DEPTH; i++)
             t->slots[1][i].out = false;
-        block_guest_enable(guest, 1, features);
+        mmio_guest_enable(guest, 1, features);
     }
     while (out_of(t, 0))
         take(t, 0);
