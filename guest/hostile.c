@@ -10,7 +10,9 @@
 
 #include "guest/hostile/midway.h"
 #include "guest/hostile/mutate.h"
+#include "guest/hostile/pci.h"
 #include "guest/hostile/target.h"
+#include "guest/lib/apic.h"
 #include "guest/lib/boot.h"
 #include "guest/lib/console.h"
 #include "guest/lib/exit.h"
@@ -103,6 +105,8 @@ static void run_one(const struct attack *attack, uint64_t features)
     if (target_begin(&target, features & ~attack->without) && attack->run(&target, now.value) &&
         attack->outcome != DONE)
         target_await(&target, attack->outcome, (target.slot - 1) % SLOTS);
+    if (target.device.pci)
+        pci_restore(&target);
     recover(features);
     witness_answer();
 }
@@ -144,6 +148,8 @@ static void run_flavour(const struct flavour *flavour, uint64_t rounds)
         run_all(table_attacks, features);
         run_all(set_up_attacks, features);
         run_all(midway_attacks, features);
+        if (target.device.pci)
+            run_all(pci_attacks, features);
     }
     run_mutations(rounds, features);
     print("hostile: %s: %u attacks\n", flavour->name, now.attacks - before);
@@ -176,14 +182,18 @@ int main(void)
     struct target_memory *memory = memory_free(2 * sizeof(*memory));
     uint64_t rounds = argument_number("rounds", 100);
 
+    pic_mask();
     memset(memory, 0, 2 * sizeof(*memory));
     find_disk(&witness, 1, memory);
     find_disk(&target, 0, memory + 1);
     now.flavour = "the other disk";
     now.name = "start";
+    if (target.device.pci)
+        pci_save(&target);
     if (!target_begin(&witness, F_EVENT_IDX))
         return 1;
-    print("hostile: seed %lu, %u cpus\n", argument_number("seed", 1), midway_start_cpu(&target) ? 2 : 1);
+    print("hostile: seed %lu, %u cpus, %s\n", argument_number("seed", 1), midway_start_cpu(&target) ? 2 : 1,
+          target.device.pci ? "pci" : "mmio");
     for (unsigned i = 0; i < sizeof(flavours) / sizeof(flavours[0]); i++) {
         if (argument_is("ring", flavours[i].features & F_PACKED ? "packed" : "split", true))
             run_flavour(&flavours[i], rounds);

@@ -3,39 +3,58 @@
 #include "guest/lib/io.h"
 #include "guest/lib/virtio.h"
 
-#define ID_BLOCK            2
+#define ID_BLOCK       2
 
-#define REG_DEVICE_FEATURES 0x010
-#define REG_DEVICE_SELECT   0x014
-#define REG_DRIVER_FEATURES 0x020
-#define REG_DRIVER_SELECT   0x024
-#define REG_QUEUE_SELECT    0x030
-#define REG_QUEUE_SIZE_MAX  0x034
-#define REG_QUEUE_SIZE      0x038
-#define REG_QUEUE_READY     0x044
-#define REG_QUEUE_NOTIFY    0x050
-#define REG_STATUS          0x070
-#define REG_DESCRIPTORS     0x080
-#define REG_DRIVER          0x090
-#define REG_DEVICE          0x0a0
-#define REG_QUEUE_RESET     0x0c0
-#define REG_CONFIG          0x100
-#define REG_END             0x200
+#define MMIO_NOTIFY    0x50
+#define MMIO_SIZE      0x200
+#define PCI_SIZE       60
+#define CONFIG_SIZE    0x100
+#define PCI_QUEUES_MAX 1024 /* notify registers that are sure to lie in the BAR */
 
-static uint32_t get(const struct device *device, uint32_t offset)
+/* A register, VIRTIO 1.2, sections 4.2.2 and 4.1.4.3. */
+struct place {
+    uint16_t mmio, pci;
+    uint8_t pci_width;
+};
+
+static const struct place DEVICE_SELECT = {0x014, 0x00, 4}, DEVICE_FEATURES = {0x010, 0x04, 4},
+                          DRIVER_SELECT = {0x024, 0x08, 4}, DRIVER_FEATURES = {0x020, 0x0c, 4},
+                          STATUS = {0x070, 0x14, 1}, QUEUE_SELECT = {0x030, 0x16, 2},
+                          QUEUE_SIZE_MAX = {0x034, 0x18, 2}, QUEUE_SIZE = {0x038, 0x18, 2},
+                          QUEUE_ENABLE = {0x044, 0x1c, 2}, QUEUE_RESET = {0x0c0, 0x3a, 2};
+
+/* Of the low halves of addresses; the high ones follow. */
+static const struct place AREAS[] = {{0x080, 0x20, 4}, {0x090, 0x28, 4}, {0x0a0, 0x30, 4}};
+
+static uint32_t get(const struct device *device, struct place place)
 {
-    return mmio_read32(device->registers + offset);
+    uint64_t address = device->registers + (device->pci ? place.pci : place.mmio);
+
+    if (device->pci && place.pci_width == 1)
+        return mmio_read8(address);
+    return device->pci && place.pci_width == 2 ? mmio_read16(address) : mmio_read32(address);
 }
 
-static void set(const struct device *device, uint32_t offset, uint32_t value)
+static void set(const struct device *device, struct place place, uint32_t value)
 {
-    mmio_write32(device->registers + offset, value);
+    uint64_t address = device->registers + (device->pci ? place.pci : place.mmio);
+
+    if (device->pci && place.pci_width == 1)
+        mmio_write8(address, value);
+    else if (device->pci && place.pci_width == 2)
+        mmio_write16(address, value);
+    else
+        mmio_write32(address, value);
 }
 
-static void set_address(const struct device *device, uint32_t offset, uint64_t address)
+static uint64_t offered(const struct device *device)
 {
-    set(device, offset, address);
-    set(device, offset + 4, address >> 32);
+    uint64_t high;
+
+    set(device, DEVICE_SELECT, 1);
+    high = get(device, DEVICE_FEATURES);
+    set(device, DEVICE_SELECT, 0);
+    return high << 32 | get(device, DEVICE_FEATURES);
 }
 
 bool device_find(unsigned index, struct device *device)
@@ -44,91 +63,110 @@ bool device_find(unsigned index, struct device *device)
 
     if (!virtio_find(ID_BLOCK, index, &found))
         return false;
-    device->registers = found.base;
-    set(device, REG_DEVICE_SELECT, 1);
-    device->offered = (uint64_t)get(device, REG_DEVICE_FEATURES) << 32;
-    set(device, REG_DEVICE_SELECT, 0);
-    device->offered |= get(device, REG_DEVICE_FEATURES);
+    *device = (struct device){
+        .pci = found.notify != 0,
+        .registers = found.base,
+        .config = found.config,
+        .function = found.function,
+        .notify = found.notify,
+        .notify_step = found.notify_step,
+    };
+    device->offered = offered(device);
     return true;
 }
 
 uint64_t device_sectors(const struct device *device)
 {
-    return get(device, REG_CONFIG) | (uint64_t)get(device, REG_CONFIG + 4) << 32;
+    return mmio_read32(device->config) | (uint64_t)mmio_read32(device->config + 4) << 32;
+}
+
+uint32_t device_number(const struct device *device, uint32_t number)
+{
+    return device->pci ? (uint16_t)number : number;
 }
 
 uint32_t device_status(const struct device *device)
 {
-    return get(device, REG_STATUS);
+    return get(device, STATUS);
 }
 
 void device_set_status(const struct device *device, uint32_t status)
 {
-    set(device, REG_STATUS, status);
+    set(device, STATUS, status);
 }
 
 void device_accept(const struct device *device, uint64_t features)
 {
     for (unsigned half = 0; half < 2; half++) {
-        set(device, REG_DRIVER_SELECT, half);
-        set(device, REG_DRIVER_FEATURES, features >> 32 * half);
+        set(device, DRIVER_SELECT, half);
+        set(device, DRIVER_FEATURES, features >> 32 * half);
     }
 }
 
 void device_select(const struct device *device, uint32_t queue)
 {
-    set(device, REG_QUEUE_SELECT, queue);
+    set(device, QUEUE_SELECT, queue);
 }
 
 uint32_t device_queue_size_max(const struct device *device)
 {
-    return get(device, REG_QUEUE_SIZE_MAX);
+    return get(device, QUEUE_SIZE_MAX);
 }
 
 void device_set_queue_size(const struct device *device, uint32_t size)
 {
-    set(device, REG_QUEUE_SIZE, size);
+    set(device, QUEUE_SIZE, size);
 }
 
 void device_set_queue_areas(const struct device *device, uint64_t descriptors, uint64_t driver,
                             uint64_t area_of_device)
 {
-    set_address(device, REG_DESCRIPTORS, descriptors);
-    set_address(device, REG_DRIVER, driver);
-    set_address(device, REG_DEVICE, area_of_device);
+    const uint64_t addresses[] = {descriptors, driver, area_of_device};
+
+    for (unsigned i = 0; i < 3; i++) {
+        struct place high = {AREAS[i].mmio + 4, AREAS[i].pci + 4, 4};
+        set(device, AREAS[i], addresses[i]);
+        set(device, high, addresses[i] >> 32);
+    }
 }
 
 void device_enable_queue(const struct device *device)
 {
-    set(device, REG_QUEUE_READY, 1);
+    set(device, QUEUE_ENABLE, 1);
 }
 
 bool device_queue_enabled(const struct device *device)
 {
-    return get(device, REG_QUEUE_READY);
+    return get(device, QUEUE_ENABLE);
 }
 
 void device_reset_queue(const struct device *device)
 {
-    set(device, REG_QUEUE_RESET, 1);
+    set(device, QUEUE_RESET, 1);
 }
 
 void device_disable_queue(const struct device *device)
 {
-    set(device, REG_QUEUE_READY, 0);
+    if (device->pci)
+        device_reset_queue(device);
+    else
+        set(device, QUEUE_ENABLE, 0);
 }
 
 void device_notify(const struct device *device, uint32_t queue)
 {
-    set(device, REG_QUEUE_NOTIFY, queue);
+    if (device->pci)
+        mmio_write16(device->notify + queue % PCI_QUEUES_MAX * device->notify_step, queue);
+    else
+        mmio_write32(device->registers + MMIO_NOTIFY, queue);
 }
 
 struct span device_registers(const struct device *device)
 {
-    return (struct span){device->registers, REG_END};
+    return (struct span){device->registers, device->pci ? PCI_SIZE : MMIO_SIZE};
 }
 
 struct span device_config(const struct device *device)
 {
-    return (struct span){device->registers + REG_CONFIG, REG_END - REG_CONFIG};
+    return (struct span){device->config, CONFIG_SIZE};
 }

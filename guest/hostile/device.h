@@ -1,11 +1,13 @@
 /*
- * The registers of a virtio device for a driver that keeps to no rule: each function is one or a few
- * accesses, in whatever state the device is.
+ * The registers of a virtio device, over MMIO or PCI, for a driver that keeps to no rule: each function is
+ * one or a few accesses, in whatever state the device is.
  */
 #pragma once
 
 #include <stdbool.h>
 #include <stdint.h>
+
+#include "guest/lib/pci.h"
 
 #define STATUS_ACKNOWLEDGE 0x01
 #define STATUS_DRIVER      0x02
@@ -15,8 +17,13 @@
 #define STATUS_FAILED      0x80
 
 struct device {
-    uint64_t registers;
-    uint64_t offered; /* features */
+    bool pci;
+    uint64_t registers; /* PCI: the common configuration */
+    uint64_t config;    /* its configuration space */
+    uint64_t offered;   /* features */
+    /* PCI alone: */
+    struct pci_function function;
+    uint64_t notify, notify_step;
 };
 
 /* The `index`-th disk. False if there is none. */
@@ -27,6 +34,9 @@ uint64_t device_sectors(const struct device *device);
 
 uint32_t device_status(const struct device *device);
 void device_set_status(const struct device *device, uint32_t status);
+
+/* PCI has fewer bits for queues and sizes: what is left of a number there. */
+uint32_t device_number(const struct device *device, uint32_t number);
 
 /* What the driver says it has accepted; not FEATURES_OK. */
 void device_accept(const struct device *device, uint64_t features);
@@ -40,7 +50,7 @@ void device_set_queue_areas(const struct device *device, uint64_t descriptors, u
 void device_enable_queue(const struct device *device);
 bool device_queue_enabled(const struct device *device);
 
-/* Take the selected queue away: with VIRTIO_F_RING_RESET, or as the transport allows by itself. */
+/* Take the selected queue away: with VIRTIO_F_RING_RESET, or as MMIO allows by itself. */
 void device_reset_queue(const struct device *device);
 void device_disable_queue(const struct device *device);
 

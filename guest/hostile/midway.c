@@ -38,8 +38,7 @@ static uint64_t piece_sector(const struct target *target, unsigned i)
     return i * (PIECE / SECTOR) % (target->sectors - PIECE / SECTOR);
 }
 
-/* Many requests of many kinds, some in tables, and one kick. */
-static void set_going(struct target *target)
+void set_going(struct target *target)
 {
     static const uint32_t types[] = {REQUEST_READ,    REQUEST_WRITE,  REQUEST_READ,  REQUEST_FLUSH,
                                      REQUEST_DISCARD, REQUEST_ZEROES, REQUEST_SERIAL};
@@ -239,6 +238,12 @@ bool midway_start_cpu(struct target *target)
         other.there = true;
     }
     return other.there;
+}
+
+void midway_kick(bool on)
+{
+    if (other.there)
+        have_done(on ? KICK : REST);
 }
 
 /* Whatever the device has read, nothing but it comes to harm. */
