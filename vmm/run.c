@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -248,6 +249,17 @@ static int run_config(struct run *run)
     return EXIT_STATUS_FAILED;
 }
 
+/* Each queue of a device takes two descriptors, and shells give 1024 at first. What is refused later says so.
+ */
+static void allow_many_descriptors(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int run_main(int argc, char *const argv[])
 {
     struct run run = {
@@ -257,6 +269,7 @@ int run_main(int argc, char *const argv[])
     };
     struct error err;
     int status;
+    allow_many_descriptors();
     int result = config_parse(&run.config, argc - 1, argv + 1, &err);
     if (result < 0) {
         log_write(&run.log, LOG_ERROR, "%s", err.message);
