@@ -23,14 +23,14 @@ our ($godwit, $dir, $here, %guest);
 my (%peers, $transcript, $began, $script);
 tie %guest, 'Scenario::Guests';
 
-# Called by the tool before the script runs: its path, the working folder and the file for the transcript.
+# Called by the tool before the script runs: its path, the working folder and where the transcript goes.
 sub begin
 {
-    ($script, $dir, my $log) = @_;
+    ($script, $dir, $transcript) = @_;
     $godwit = $ENV{GODWIT};
     $here = $script =~ s{/[^/]*$}{}r;
     $began = now();
-    open $transcript, '>:raw', $log or die "$log: $!\n";
+    binmode $transcript;
     $transcript->autoflush(1);
     $SIG{PIPE} = 'IGNORE';
 }
