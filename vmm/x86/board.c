@@ -266,21 +266,6 @@ static bool wants_pci(const struct config *config)
     return config->transport == TRANSPORT_PCI || (config->kernel && boot_is_bzimage(config->kernel));
 }
 
-static void describe_pci(struct platform *platform)
-{
-    struct platform_pci *pci = &platform->pci;
-    uint64_t high = align_up(LAYOUT_RAM_HIGH + platform_ram_high(platform), LAYOUT_PCI_HIGH_ALIGN);
-    uint64_t end = (uint64_t)1 << host_cpu_address_bits();
-    pci->present = true;
-    pci->ecam = LAYOUT_PCI_ECAM;
-    pci->windows.ports = (struct pci_window){LAYOUT_PCI_PORTS, LAYOUT_PCI_PORTS_SIZE};
-    pci->windows.low = (struct pci_window){LAYOUT_PCI_MEMORY, LAYOUT_PCI_MEMORY_SIZE};
-    if (high < end)
-        pci->windows.high = (struct pci_window){high, smaller(end - high, LAYOUT_PCI_HIGH_SIZE)};
-    for (unsigned i = 0; i < PCI_LINES; i++)
-        pci->irqs[i] = (uint8_t)virtio_irqs[i];
-}
-
 /* The ports are seen above the reset register, which they pass on what is meant for it. */
 static int map_pci(struct board *board, struct error *err)
 {
@@ -295,7 +280,7 @@ static int add_pci(struct board *board, struct error *err)
 {
     if (!wants_pci(board->config.config))
         return 0;
-    describe_pci(&board->platform);
+    platform_add_pci(&board->platform, host_cpu_address_bits());
     const struct platform_pci *pci = &board->platform.pci;
     struct pci_host_config config = {
         .bus = {.memory = board->memory,
@@ -416,7 +401,7 @@ static int build(struct board *board, struct error *err)
     if (result == 0)
         result = interrupts_create(board->vm, err);
     if (result == 0 && board->pci)
-        result = interrupts_set_level(board->vm, virtio_irqs, PCI_LINES, err);
+        result = interrupts_set_level(board->vm, board->platform.pci.irqs, PCI_LINES, err);
     if (result == 0)
         result = virtio_devices_connect(board->virtio, err);
     return result;

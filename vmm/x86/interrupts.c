@@ -33,7 +33,7 @@ int interrupts_create(const struct kvm_vm *vm, struct error *err)
 }
 
 /* In the edge/level control register of each PIC, which has a bit for each pin. */
-int interrupts_set_level(const struct kvm_vm *vm, const unsigned *lines, size_t count, struct error *err)
+int interrupts_set_level(const struct kvm_vm *vm, const uint8_t *lines, size_t count, struct error *err)
 {
     for (unsigned pic = 0; pic < PIC_LINES / PIC_PINS; pic++) {
         struct kvm_irqchip chip = {.chip_id = pic};

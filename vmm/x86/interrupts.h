@@ -10,6 +10,7 @@
 #pragma once
 
 #include <stddef.h>
+#include <stdint.h>
 
 struct error;
 struct kvm_vm;
@@ -22,7 +23,7 @@ int interrupts_create(const struct kvm_vm *vm, struct error *err);
 
 /* Says, as firmware does, which lines below 16 are level-triggered at the PICs, for systems that use these.
  */
-int interrupts_set_level(const struct kvm_vm *vm, const unsigned *lines, size_t count, struct error *err);
+int interrupts_set_level(const struct kvm_vm *vm, const uint8_t *lines, size_t count, struct error *err);
 
 /* Routes for messages beside those of the lines; to be destroyed by the caller. */
 int interrupts_create_msi(struct kvm_vm *vm, struct msi_routes **routes, struct error *err);

@@ -54,9 +54,10 @@
 #define LAYOUT_SCI_IRQ         9
 #define LAYOUT_PCI_PORTS       0x1000 /* BARs, up to the last port */
 #define LAYOUT_PCI_PORTS_SIZE  0xF000
-/* Of virtio devices over MMIO; the first four are of PCI, where there is PCI. ISA lines, which every
- * description of a machine can name, and the PICs have. */
-#define LAYOUT_VIRTIO_IRQS     5, 10, 11, 12, 6, 7, 14, 15
+/* Of virtio devices over MMIO, or of PCI: ISA lines, which every description of a machine can name, and the
+ * PICs have. */
+#define LAYOUT_PCI_IRQS        5, 10, 11, 12
+#define LAYOUT_VIRTIO_IRQS     LAYOUT_PCI_IRQS, 6, 7, 14, 15
 #define LAYOUT_RESET           0xCF9
 #define LAYOUT_RESET_VALUE     6
 #define LAYOUT_S5_SLEEP_TYPE   5

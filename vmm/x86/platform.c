@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/macros.h"
 #include "vmm/x86/layout.h"
 
 uint64_t platform_ram_low(const struct platform *platform)
@@ -13,6 +14,24 @@ uint64_t platform_ram_low(const struct platform *platform)
 uint64_t platform_ram_high(const struct platform *platform)
 {
     return platform->memory - platform_ram_low(platform);
+}
+
+void platform_add_pci(struct platform *platform, unsigned address_bits)
+{
+    uint64_t high = align_up(LAYOUT_RAM_HIGH + platform_ram_high(platform), LAYOUT_PCI_HIGH_ALIGN);
+    uint64_t end = (uint64_t)1 << address_bits;
+    platform->pci = (struct platform_pci){
+        .present = true,
+        .ecam = LAYOUT_PCI_ECAM,
+        .windows =
+            {
+                .ports = {LAYOUT_PCI_PORTS, LAYOUT_PCI_PORTS_SIZE},
+                .low = {LAYOUT_PCI_MEMORY, LAYOUT_PCI_MEMORY_SIZE},
+            },
+        .irqs = {LAYOUT_PCI_IRQS},
+    };
+    if (high < end)
+        platform->pci.windows.high = (struct pci_window){high, smaller(end - high, LAYOUT_PCI_HIGH_SIZE)};
 }
 
 const struct platform_device_type *platform_device_type(const struct platform_device *device)

@@ -72,6 +72,10 @@ struct platform {
  */
 char *platform_compose_command_line(const struct platform *platform, const char *append);
 
+/* Adds PCI to the description of a machine whose RAM is known, on a CPU with so many bits of physical
+ * address. */
+void platform_add_pci(struct platform *platform, unsigned address_bits);
+
 /* RAM below the device hole, and from 4 GiB on. */
 uint64_t platform_ram_low(const struct platform *platform);
 uint64_t platform_ram_high(const struct platform *platform);

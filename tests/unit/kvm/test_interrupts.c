@@ -159,7 +159,8 @@ static void check_line(unsigned line)
 
 Test(interrupts, lines_keep_their_pins)
 {
-    const unsigned level[] = {5, 10, 12}, all[] = {0, 1, 3, 4, 5, 7, 8, 9, 10, 12, 15, 16, 20, 23};
+    const uint8_t level[] = {5, 10, 12};
+    const unsigned all[] = {0, 1, 3, 4, 5, 7, 8, 9, 10, 12, 15, 16, 20, 23};
     struct error err;
     uint32_t route = MSI_NO_ROUTE;
     cr_assert_eq(interrupts_set_level(&vm, level, ARRAY_SIZE(level), &err), 0, "%s", err.message);
