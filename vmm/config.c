@@ -177,4 +177,6 @@ void config_free(struct config *config)
         free(strings[i]);
     for (unsigned i = 0; i < config->disk_count; i++)
         config_disk_free(&config->disks[i]);
+    for (unsigned i = 0; i < config->net_count; i++)
+        config_net_free(&config->nets[i]);
 }

@@ -12,12 +12,14 @@
 
 #include "base/log.h"
 #include "vmm/config_disk.h"
+#include "vmm/config_net.h"
 #include "vmm/dirty_log.h"
 
 struct error;
 
 #define CONFIG_CPUS_MAX       255
 #define CONFIG_DISKS_MAX      31 /* devices on a PCI bus; over MMIO there is room for fewer */
+#define CONFIG_NETS_MAX       31
 #define CONFIG_IO_THREADS_MAX 64
 #define CONFIG_MEMORY_MIN     ((uint64_t)2 << 20) /* kernels are loaded at 1 MiB */
 #define CONFIG_MEMORY_MAX     ((uint64_t)2 << 40)
@@ -49,6 +51,8 @@ struct config {
     int exit_port;     /* 0 to 0xFFFF; -1: none */
     struct config_disk disks[CONFIG_DISKS_MAX];
     unsigned disk_count;
+    struct config_net nets[CONFIG_NETS_MAX];
+    unsigned net_count;
     enum config_transport transport;
     unsigned io_threads; /* up to CONFIG_IO_THREADS_MAX; 0: the machine's loop does their work */
     bool no_acpi;

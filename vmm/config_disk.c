@@ -8,22 +8,7 @@
 
 #include "base/error.h"
 #include "base/macros.h"
-
-/*
- * Copies the text up to the next single comma to `word`, which has room for all of `text`; of two commas one.
- * Returns what follows the comma; NULL at the end.
- */
-static const char *take_word(const char *text, char *word)
-{
-    bool ended = false;
-    while (*text && !ended) {
-        ended = *text == ',' && *++text != ',';
-        if (!ended)
-            *word++ = *text++;
-    }
-    *word = '\0';
-    return ended ? text : NULL;
-}
+#include "vmm/config_words.h"
 
 static int set_queues(struct config_disk *disk, const char *value, struct error *err)
 {
@@ -78,9 +63,9 @@ static int set_property(struct config_disk *disk, const char *word, struct error
         return 0;
     }
     for (size_t i = 0; i < ARRAY_SIZE(properties); i++) {
-        size_t length = strlen(properties[i].name);
-        if (strncmp(word, properties[i].name, length) == 0)
-            return properties[i].set(disk, word + length, err);
+        const char *value = config_value_of(word, properties[i].name);
+        if (value)
+            return properties[i].set(disk, value, err);
     }
     return error_set(
         err, EINVAL,
@@ -106,10 +91,10 @@ int config_disk_parse(struct config_disk *disk, const char *text, const char *fo
     char *word = calloc(1, strlen(text) + 1);
     if (!word)
         return error_set(err, ENOMEM, "not enough memory");
-    const char *rest = take_word(text, word);
+    const char *rest = config_take_word(text, word);
     int result = set_path(disk, word, folder, err);
     while (result == 0 && rest) {
-        rest = take_word(rest, word);
+        rest = config_take_word(rest, word);
         result = set_property(disk, word, err);
     }
     free(word);

@@ -159,6 +159,22 @@ static int add_disk(struct config *config, const struct config_option *option, c
     return result;
 }
 
+static int add_net(struct config *config, const struct config_option *option, const char *text,
+                   const char *folder, struct error *err)
+{
+    if (config->net_count == CONFIG_NETS_MAX)
+        return error_set(err, EINVAL, "'%.80s' is one more than the %u network cards that a machine can have",
+                         text, CONFIG_NETS_MAX);
+    struct config_net *net = &config->nets[config->net_count];
+    int result = config_net_parse(net, text, folder, err);
+    if (result < 0)
+        return result;
+    config->net_count++;
+    for (unsigned i = 0; i + 1 < config->net_count && result == 0; i++)
+        result = config_net_compare(net, &config->nets[i], err);
+    return result;
+}
+
 static int set_transport(struct config *config, const struct config_option *option, const char *text,
                          const char *folder, struct error *err)
 {
@@ -280,12 +296,17 @@ const struct config_option config_options[] = {
      "a virtio disk on a raw image or a block device; may be given several times; MODE is writeback (which holds "
      "without it), none (past the host's page cache) or unsafe (flushes are ignored)",
      .kind = CONFIG_LIST, .set = add_disk},
+    {"net", "tap=NAME|fd=N|passt=PATH[,mac=MAC][,mtu=N][,queues=N]", NULL,
+     "a virtio network card; may be given several times; it leads to a tap interface, which is made where it is not "
+     "there, to one of which godwit was given the descriptor (or several, as in fd=3:4), or to the socket of passt, "
+     "which needs no privilege",
+     .kind = CONFIG_LIST, .set = add_net},
     {"transport", "auto|pci|mmio", "auto",
      "how the guest reaches virtio devices: on a PCI bus or over MMIO; auto is pci for a bzImage and mmio for any "
      "other kernel",
      TEXT(set_transport, transport)},
     {"io-threads", "N", "0",
-     "how many threads serve the disks; with 0, that of the machine does it beside its other work",
+     "how many threads serve disks and networks; with 0, that of the machine does it beside its other work",
      NUMBER(set_io_threads, io_threads)},
     {"exit-port", "PORT", NULL,
      "end godwit when the guest writes to this port, the low byte being the exit status",

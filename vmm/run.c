@@ -144,7 +144,7 @@ static int build(struct run *run, struct error *err)
     if (result == 0)
         result = create_console(run, err);
     if (result == 0)
-        result = backends_open(&run->backends, &run->config, err);
+        result = backends_open(&run->backends, &run->config, run->loop, &run->log, err);
     return result < 0 ? result : create_machine(run, err);
 }
 

@@ -14,6 +14,7 @@
 #include "vmm/irqfd.h"
 #include "vmm/pci_host.h"
 #include "vmm/virtio_disk.h"
+#include "vmm/virtio_nic.h"
 
 /* Every kind of virtio device: a new one is a line here. */
 static const struct kind {
@@ -23,6 +24,7 @@ static const struct kind {
                   struct error *err);
 } kinds[] = {
     {"--disk", offsetof(struct config, disk_count), virtio_disk_create},
+    {"--net", offsetof(struct config, net_count), virtio_nic_create},
 };
 
 /* A device with its transport: PCI, or MMIO and an interrupt. */

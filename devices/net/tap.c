@@ -160,8 +160,7 @@ static void destroy(struct net_backend *backend)
 {
     struct tap *tap = tap_of(backend);
     event_loop_remove(tap->loop, tap->end);
-    for (unsigned i = 0; i < tap->opened; i++)
-        close(tap->queues[i].fd);
+    tap_detach(tap);
     free(tap);
 }
 

@@ -38,6 +38,7 @@ struct tap_config {
  * Attaches to the interface, or makes it and sets it up. Descriptors are duplicated, made not to block, and
  * not passed on to programs that godwit starts; an interface that was opened without headers works, without
  * offloads. -errno with a message: no such interface, no permission, in use, not a tap, made without
- * several queues. On the loop's thread, or while the loop does not run; so too for net_backend_destroy().
+ * several queues. May wait for a second for what a killed process used. On the loop's thread, or while the
+ * loop does not run; so too for net_backend_destroy().
  */
 int tap_open(const struct tap_config *config, struct net_backend **backend, struct error *err);

@@ -39,5 +39,8 @@ struct tap {
  * message. */
 int tap_attach(struct tap *tap, const struct tap_config *config, struct error *err);
 
+/* Closes the descriptors. */
+void tap_detach(struct tap *tap);
+
 /* Tells the kernel which offloads the guest takes. 0 or -errno. */
 int tap_set_offloads(const struct tap *tap, unsigned offloads);

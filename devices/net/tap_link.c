@@ -61,7 +61,9 @@ static void read_tun(const struct rtattr *info, struct tap_link *link)
     link->tap = type && *(const uint8_t *)RTA_DATA(type) == IFF_TAP;
     link->packet_info = flag(find_inside(tun, IFLA_TUN_PI, 1));
     link->multi_queue = flag(find_inside(tun, IFLA_TUN_MULTI_QUEUE, 1));
-    link->queues = number(find_inside(tun, IFLA_TUN_NUM_QUEUES, sizeof(uint32_t))) +
+    /* One that does not last is there because of a descriptor. */
+    link->in_use = !flag(find_inside(tun, IFLA_TUN_PERSIST, 1)) ||
+                   number(find_inside(tun, IFLA_TUN_NUM_QUEUES, sizeof(uint32_t))) ||
                    number(find_inside(tun, IFLA_TUN_NUM_DISABLED_QUEUES, sizeof(uint32_t)));
 }
 

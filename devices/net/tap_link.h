@@ -11,7 +11,7 @@ struct tap_link {
     bool tap; /* an interface of /dev/net/tun that carries Ethernet frames; else the next three are unknown */
     bool packet_info; /* frames begin with `struct tun_pi` */
     bool multi_queue; /* several descriptors may be attached */
-    unsigned queues;  /* descriptors that are attached, those that are disabled included */
+    bool in_use;      /* a descriptor is; not known of one that lasts and has one queue */
     bool up;
     uint32_t mtu;
     uint8_t mac[6];

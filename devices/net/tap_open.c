@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -9,6 +10,7 @@
 
 #include "base/log.h"
 #include "base/macros.h"
+#include "devices/holder.h"
 #include "devices/net/tap_internal.h"
 #include "devices/net/tap_link.h"
 
@@ -19,6 +21,12 @@ _Static_assert(TAP_NAME_MAX == IFNAMSIZ - 1, "the kernel's limit");
 #define TUN_F_USO4 0x20
 #define TUN_F_USO6 0x40
 #endif
+
+void tap_detach(struct tap *tap)
+{
+    while (tap->opened > 0)
+        close(tap->queues[--tap->opened].fd);
+}
 
 /* The kernel refuses any offload without that of checksums, ECN without TSO, and one kind of USO without the
  * other. */
@@ -127,10 +135,13 @@ static int check_name(const char *name, struct error *err)
     return 0;
 }
 
-static int refuse_busy(const char *name, struct error *err)
+static int refuse_busy(const char *name, const struct holder *holder, struct error *err)
 {
-    return error_set(err, EBUSY, "tap %s is in use by another process: stop it, or use another interface",
-                     name);
+    if (!holder)
+        return error_set(err, EBUSY, "tap %s is in use by another process: stop it, or use another interface",
+                         name);
+    return error_set(err, EBUSY, "tap %s is in use by process %ld (%s): stop it, or use another interface",
+                     name, holder->pid, holder->name);
 }
 
 /* Why an interface that is there cannot be attached to, as far as the kernel would not say it. */
@@ -140,8 +151,8 @@ static int check_link(const char *name, const struct tap_link *link, unsigned qu
         return error_set(err, EINVAL,
                          "interface %s is not a tap; make one: ip tuntap add dev NAME mode tap user $USER",
                          name);
-    if (link->queues > 0)
-        return refuse_busy(name, err);
+    if (link->in_use)
+        return refuse_busy(name, NULL, err);
     if (queues > 1 && !link->multi_queue)
         return error_set(err, EINVAL,
                          "tap %s was made for one queue: use queues=1, or make it anew: ip tuntap add dev %s "
@@ -153,7 +164,7 @@ static int check_link(const char *name, const struct tap_link *link, unsigned qu
 static int refuse_attaching(const char *name, bool found, int code, struct error *err)
 {
     if (code == EBUSY)
-        return refuse_busy(name, err);
+        return refuse_busy(name, NULL, err);
     if (code == EPERM && found)
         return error_set(
             err, EPERM,
@@ -201,22 +212,36 @@ static int attach_queue(struct tap *tap, bool found, bool multi_queue, struct er
     return set_header(tap, fd, err);
 }
 
-static int attach_by_name(struct tap *tap, const struct tap_config *config, struct error *err)
+static int try_name(struct tap *tap, const struct tap_config *config, struct error *err)
 {
     struct tap_link link = {0};
+    int result = tap_link_find(tap->name, &link);
+    bool found = result == 0;
+    if (result < 0 && result != -ENODEV)
+        return error_set_errno(err, -result, "cannot look for interface %s", tap->name);
+    result = found ? check_link(tap->name, &link, config->queues, err) : 0;
+    while (result == 0 && tap->opened < config->queues)
+        result = attach_queue(tap, found, found ? link.multi_queue : config->queues > 1, err);
+    return result == 0 && !found ? set_up(tap, config->mtu, err) : result;
+}
+
+static int attach_by_name(struct tap *tap, const struct tap_config *config, struct error *err)
+{
+    struct holder holder;
+    char line[IFNAMSIZ + 2];
     int result = check_name(config->name, err);
     if (result < 0)
         return result;
     strncpy(tap->name, config->name, TAP_NAME_MAX);
-    int looked = tap_link_find(tap->name, &link);
-    bool found = looked == 0;
-    if (looked < 0 && looked != -ENODEV)
-        return error_set_errno(err, -looked, "cannot look for interface %s", tap->name);
-    if (found)
-        result = check_link(tap->name, &link, config->queues, err);
-    while (result == 0 && tap->opened < config->queues)
-        result = attach_queue(tap, found, found ? link.multi_queue : config->queues > 1, err);
-    return result == 0 && !found ? set_up(tap, config->mtu, err) : result;
+    snprintf(line, sizeof(line), "\t%s\n", tap->name);
+    for (unsigned attempt = 0; (result = try_name(tap, config, err)) == -EBUSY; attempt++) {
+        tap_detach(tap);
+        if (holder_find("iff:", line, &holder))
+            return refuse_busy(tap->name, &holder, err);
+        if (!holder_wait(attempt))
+            return result;
+    }
+    return result;
 }
 
 /* ---- By descriptors ------------------------------------------------------------------------------------ */

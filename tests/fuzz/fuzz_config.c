@@ -11,6 +11,15 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+static void check_net(const struct config_net *net)
+{
+    bool has_name = net->kind != CONFIG_NET_FDS;
+    if (has_name != (net->name && *net->name) || net->queues < 1 || net->queues > NET_QUEUES_MAX ||
+        (net->kind == CONFIG_NET_PASST && net->queues > 1) || (net->mtu && net->mtu < VIRTIO_NET_MTU_MIN) ||
+        net->mac[0] & 1)
+        abort();
+}
+
 static void check_disk(const struct config_disk *disk)
 {
     if (!disk->path || !*disk->path || disk->queues < 1 || disk->queues > CONFIG_DISK_QUEUES_MAX ||
@@ -26,10 +35,12 @@ static void check_accepted(const struct config *config)
                             config->memory % RAM_PAGE_SIZE)) ||
         config->cpus > CONFIG_CPUS_MAX || config->exit_port < -1 || config->exit_port > 0xFFFF ||
         has_path != (config->serial_path != NULL) || config->disk_count > CONFIG_DISKS_MAX ||
-        config->io_threads > CONFIG_IO_THREADS_MAX)
+        config->net_count > CONFIG_NETS_MAX || config->io_threads > CONFIG_IO_THREADS_MAX)
         abort();
     for (unsigned i = 0; i < config->disk_count; i++)
         check_disk(&config->disks[i]);
+    for (unsigned i = 0; i < config->net_count; i++)
+        check_net(&config->nets[i]);
 }
 
 /* A refusal names the file and a line that the file has. */

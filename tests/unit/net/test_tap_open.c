@@ -1,4 +1,5 @@
 #include <linux/capability.h>
+#include <pthread.h>
 #include <sys/syscall.h>
 
 #include "tests/unit/net/net_fixture.h"
@@ -187,14 +188,59 @@ Test(tap_open, refuses_what_another_uses)
     struct net_backend *one = open_config((struct tap_config){.name = "one", .queues = 1});
     struct net_backend *many = open_config((struct tap_config){.name = "many", .queues = 2});
     struct net_backend *made = open_config((struct tap_config){.name = "made", .queues = 2});
-    refuses_name("one", 1, EBUSY, "tap one is in use", "use another");
-    refuses_name("many", 1, EBUSY, "tap many is in use", "use another");
-    refuses_name("made", 2, EBUSY, "tap made is in use", "use another");
+    char by_us[64];
+    snprintf(by_us, sizeof(by_us), "process %d (test_tap_open)", getpid());
+    refuses_name("one", 1, EBUSY, "tap one is in use by", by_us);
+    refuses_name("many", 1, EBUSY, "tap many is in use by", by_us);
+    refuses_name("made", 2, EBUSY, "tap made is in use by", by_us);
+    refuses_name("one", 2, EINVAL, "tap one was made for one queue", "multi_queue");
     cr_assert_eq(net_backend_use_queues(many, 1), 0);
-    refuses_name("many", 2, EBUSY, "tap many is in use", "use another");
+    refuses_name("many", 2, EBUSY, "tap many is in use by", by_us);
     close_tap(one);
     close_tap(many);
     close_tap(made);
+}
+
+/* A descriptor that no process is seen to have, as it is under way through a socket. */
+static int hide(int fd)
+{
+    int ends[2];
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {
+        .header = {.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
+    struct msghdr message = {.msg_iov = &(struct iovec){"", 1},
+                             .msg_iovlen = 1,
+                             .msg_control = &control,
+                             .msg_controllen = sizeof(control)};
+    memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+    cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, ends), 0);
+    cr_assert_eq(sendmsg(ends[0], &message, 0), 1);
+    close(ends[0]);
+    close(fd);
+    return ends[1];
+}
+
+static void *close_it(void *fd)
+{
+    close(*(int *)fd);
+    return NULL;
+}
+
+/* So it looks for a moment after a process was killed. */
+Test(tap_open, waits_a_while_for_a_tap_that_nobody_has)
+{
+    pthread_t thread;
+    enter_namespace();
+    make_tap("lasts", "");
+    int hidden = hide(tun_descriptor("lasts", IFF_TAP | IFF_NO_PI | IFF_VNET_HDR));
+    refuses_name("lasts", 1, EBUSY, "tap lasts is in use by another process", "use another");
+    close(hidden);
+    hidden = hide(tun_descriptor("goes", IFF_TAP | IFF_NO_PI | IFF_VNET_HDR));
+    cr_assert_eq(pthread_create(&thread, NULL, close_it, &hidden), 0);
+    close_tap(open_config((struct tap_config){.name = "goes", .queues = 2}));
+    pthread_join(thread, NULL);
 }
 
 static void drop_capabilities(void)

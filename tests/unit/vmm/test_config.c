@@ -59,6 +59,7 @@ Test(config, defaults)
     cr_expect_not(config.no_acpi || config.huge_pages || config.test_device || config.mtree || config.help);
     cr_expect_null(config.dump_dtb);
     cr_expect_eq(config.disk_count, 0);
+    cr_expect_eq(config.net_count, 0);
     cr_expect_eq(config.io_threads, 0);
     cr_expect_eq(config.transport, TRANSPORT_AUTO);
     cr_expect_eq(config.log, LOG_WARN);
