@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -17,6 +16,7 @@
 #include "vmm/backends.h"
 #include "vmm/cli.h"
 #include "vmm/config.h"
+#include "vmm/end_signals.h"
 #include "vmm/exit_status.h"
 #include "vmm/machine.h"
 #include "vmm/terminal.h"
@@ -25,7 +25,7 @@ struct run {
     struct config config;
     struct log log;
     struct event_loop *loop;
-    int signal_fd;
+    struct end_signals *signals;
     int console_failed_fd; /* an eventfd */
     struct event_source *signal_source, *console_failed_source;
     struct terminal *terminal;
@@ -37,25 +37,19 @@ struct run {
 static void signal_arrived(void *opaque, unsigned events)
 {
     struct run *run = opaque;
-    struct signalfd_siginfo info;
-    if (read(run->signal_fd, &info, sizeof(info)) == sizeof(info))
-        machine_end(run->machine, MACHINE_SIGNALLED, (int)info.ssi_signo);
+    eventfd_t number;
+    if (eventfd_read(end_signals_fd(run->signals), &number) == 0)
+        machine_end(run->machine, MACHINE_SIGNALLED, (int)number);
 }
 
 static int watch_signals(struct run *run, struct error *err)
 {
-    sigset_t ending;
-    sigemptyset(&ending);
-    sigaddset(&ending, SIGINT);
-    sigaddset(&ending, SIGTERM);
-    sigaddset(&ending, SIGHUP);
-    sigprocmask(SIG_BLOCK, &ending, NULL);
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of the write */
-    run->signal_fd = signalfd(-1, &ending, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (run->signal_fd < 0)
-        return error_set_errno(err, errno, "cannot create a descriptor for signals");
-    return event_loop_add(run->loop, run->signal_fd, POLLIN, signal_arrived, run, &run->signal_source);
+    int result = end_signals_create(&run->signals, err);
+    return result < 0 ? result
+                      : event_loop_add(run->loop, end_signals_fd(run->signals), POLLIN, signal_arrived, run,
+                                       &run->signal_source);
 }
 
 /* On any thread, with locks of the serial port held: so the machine is ended from the event loop. */
@@ -144,6 +138,8 @@ static int build(struct run *run, struct error *err)
     if (result == 0)
         result = create_console(run, err);
     if (result == 0)
+        result = end_signals_start(run->signals, &run->log, err);
+    if (result == 0)
         result = backends_open(&run->backends, &run->config, run->loop, &run->log, err);
     return result < 0 ? result : create_machine(run, err);
 }
@@ -157,13 +153,14 @@ static void restore_terminal(struct run *run)
 
 static void take_down(struct run *run)
 {
+    if (run->signals)
+        end_signals_ending(run->signals);
     machine_destroy(run->machine);
     backends_close(&run->backends);
     chardev_destroy(run->console);
     restore_terminal(run);
     event_loop_destroy(run->loop);
-    if (run->signal_fd >= 0)
-        close(run->signal_fd);
+    end_signals_destroy(run->signals);
     if (run->console_failed_fd >= 0)
         close(run->console_failed_fd);
 }
@@ -225,7 +222,7 @@ static int run_machine(struct run *run, int *status, struct error *err)
         if (result < 0)
             return result;
         if (output_matters(&end))
-            machine_flush(run->machine, run->signal_fd);
+            machine_flush(run->machine, end_signals_fd(run->signals));
         again = end.outcome == MACHINE_RESET && !run->config.no_reboot;
         if (again && (result = reboot(run, err)) < 0)
             return result;
@@ -264,7 +261,6 @@ int run_main(int argc, char *const argv[])
 {
     struct run run = {
         .log = {.fd = STDERR_FILENO, .level = LOG_WARN, .name = "godwit"},
-        .signal_fd = -1,
         .console_failed_fd = -1,
     };
     struct error err;
