@@ -18,23 +18,23 @@ static int set_irqfd(const struct irqfd *irqfd, unsigned flags)
 int irqfd_init(struct irqfd *irqfd, const struct kvm_vm *vm, unsigned line, struct error *err)
 {
     *irqfd = (struct irqfd){.fd = -1, .vm_fd = vm->vm_fd, .line = line};
-    irqfd->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    return irqfd->fd < 0 ? error_set_errno(err, errno, "cannot create an eventfd for an interrupt") : 0;
-}
-
-int irqfd_connect(struct irqfd *irqfd, struct error *err)
-{
-    if (set_irqfd(irqfd, 0) < 0)
-        return error_set_errno(err, errno, "KVM refuses an irqfd for interrupt %u", irqfd->line);
-    irqfd->connected = true;
-    return 0;
+    int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (fd < 0)
+        return error_set_errno(err, errno, "cannot create an eventfd for an interrupt");
+    irqfd->fd = fd;
+    if (set_irqfd(irqfd, 0) == 0)
+        return 0;
+    int result = error_set_errno(err, errno, "KVM refuses an irqfd for interrupt %u", line);
+    close(fd);
+    irqfd->fd = -1;
+    return result;
 }
 
 void irqfd_release(struct irqfd *irqfd)
 {
-    if (irqfd->connected)
-        set_irqfd(irqfd, KVM_IRQFD_FLAG_DEASSIGN);
-    if (irqfd->fd >= 0)
-        close(irqfd->fd);
-    *irqfd = (struct irqfd){.fd = -1};
+    if (irqfd->fd < 0)
+        return;
+    set_irqfd(irqfd, KVM_IRQFD_FLAG_DEASSIGN);
+    close(irqfd->fd);
+    irqfd->fd = -1;
 }

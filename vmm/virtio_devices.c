@@ -127,16 +127,6 @@ int virtio_devices_create(const struct virtio_devices_config *config, struct vir
     return add_all(devices, err);
 }
 
-int virtio_devices_connect(struct virtio_devices *devices, struct error *err)
-{
-    int result = 0;
-    for (unsigned i = 0; i < devices->slot_count && result == 0; i++) {
-        if (devices->slots[i].mmio)
-            result = irqfd_connect(&devices->slots[i].irqfd, err);
-    }
-    return result;
-}
-
 void virtio_devices_stop(struct virtio_devices *devices)
 {
     for (unsigned i = 0; devices && i < devices->slot_count; i++)

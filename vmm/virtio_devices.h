@@ -75,13 +75,10 @@ struct virtio_devices_config {
 /* How many devices a configuration asks for. */
 unsigned virtio_devices_count(const struct config *config);
 
-/* Makes all of them, and the I/O threads that serve them. -errno with a message, and what has been made so
- * far is to be destroyed. */
+/* Makes all of them, and the I/O threads that serve them. The VM has interrupt controllers. -errno with a
+ * message, and what has been made so far is to be destroyed. */
 int virtio_devices_create(const struct virtio_devices_config *config, struct virtio_devices **devices,
                           struct error *err);
-
-/* Connects their interrupts, once the VM has interrupt controllers. -errno with a message. */
-int virtio_devices_connect(struct virtio_devices *devices, struct error *err);
 
 /*
  * Resets all devices: cancels the requests under way and waits for them, which blocks for as long as the

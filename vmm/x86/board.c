@@ -355,17 +355,24 @@ static int add_virtio_devices(struct board *board, struct error *err)
     return virtio_devices_create(&config, &board->virtio, err);
 }
 
-/* Every device of the machine: a new one is a line here. */
+/* Every device of the machine but those of virtio, which come later: a new one is a line here. */
 static int (*const device_adders[])(struct board *, struct error *) = {
-    add_serial, add_rtc, add_i8042, add_pm, add_pci, add_exit_port, add_test_device, add_virtio_devices,
+    add_serial, add_rtc, add_i8042, add_pm, add_pci, add_exit_port, add_test_device,
 };
 
 static int add_devices(struct board *board, struct error *err)
 {
-    int result = 0;
+    int result = create_ram(board, err);
     for (size_t i = 0; i < ARRAY_SIZE(device_adders) && result == 0; i++)
         result = device_adders[i](board, err);
     return result;
+}
+
+/* What firmware does. */
+static int set_up_pci(struct board *board, struct error *err)
+{
+    int result = pci_host_set_up(board->pci, err);
+    return result < 0 ? result : interrupts_set_level(board->vm, board->platform.pci.irqs, PCI_LINES, err);
 }
 
 static int create_listeners(struct board *board, struct error *err)
@@ -380,31 +387,33 @@ static int create_listeners(struct board *board, struct error *err)
     return result;
 }
 
+/* Makes a part of the machine in one transaction. */
+static int make(struct board *board, int (*part)(struct board *, struct error *), struct error *err)
+{
+    memory_transaction_begin(board->memory);
+    int result = part(board, err);
+    int committed = memory_transaction_commit(board->memory, result == 0 ? err : NULL);
+    return result < 0 ? result : committed;
+}
+
+/*
+ * KVM gets its slots first: what puts something on its buses makes a slot that is set afterwards wait for a
+ * grace period of RCU, up to 12 ms. Interrupt controllers do that, and the ioeventfds of virtio devices.
+ */
 static int build(struct board *board, struct error *err)
 {
     int result = create_roots(board, err);
     if (result == 0)
         result = create_traces(board, err);
-    if (result < 0)
-        return result;
-    memory_transaction_begin(board->memory);
-    result = create_ram(board, err);
     if (result == 0)
-        result = add_devices(board, err);
-    int committed = memory_transaction_commit(board->memory, result == 0 ? err : NULL);
-    if (result == 0)
-        result = committed;
-    if (result == 0 && board->pci)
-        result = pci_host_set_up(board->pci, err);
+        result = make(board, add_devices, err);
     if (result == 0)
         result = create_listeners(board, err);
     if (result == 0)
         result = interrupts_create(board->vm, err);
-    if (result == 0 && board->pci)
-        result = interrupts_set_level(board->vm, board->platform.pci.irqs, PCI_LINES, err);
     if (result == 0)
-        result = virtio_devices_connect(board->virtio, err);
-    return result;
+        result = make(board, add_virtio_devices, err);
+    return result == 0 && board->pci ? set_up_pci(board, err) : result;
 }
 
 int board_create(const struct machine_config *config, struct kvm_vm *vm, struct machine *machine,
