@@ -50,7 +50,7 @@ struct pci_bus *pci_host_bus(struct pci_host *host);
 /* Adds a function (borrowed) as the next device. -ENOSPC with a message where there is no place left. */
 int pci_host_add(struct pci_host *host, struct pci_function *function, struct error *err);
 
-/* Does what firmware does. Not within a transaction of memory; best before anybody listens. -ENOSPC with a
+/* Does what firmware does. Not within a transaction of memory. -ENOSPC with a
  * message where a window has no room for a BAR. */
 int pci_host_set_up(struct pci_host *host, struct error *err);
 
