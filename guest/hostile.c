@@ -10,6 +10,7 @@
 
 #include "guest/hostile/midway.h"
 #include "guest/hostile/mutate.h"
+#include "guest/hostile/net.h"
 #include "guest/hostile/pci.h"
 #include "guest/hostile/target.h"
 #include "guest/lib/apic.h"
@@ -155,6 +156,23 @@ static void run_flavour(const struct flavour *flavour, uint64_t rounds)
     print("hostile: %s: %u attacks\n", flavour->name, now.attacks - before);
 }
 
+static void run_network(uint64_t rounds)
+{
+    unsigned before = now.attacks;
+
+    now.flavour = "network";
+    now.name = "attack";
+    for (now.value = 0; now.value < rounds; now.value++) {
+        now.attacks++;
+        witness_ask();
+        net_attack();
+        if (!net_works())
+            wrong("the network device does not come back");
+        witness_answer();
+    }
+    print("hostile: network: %u attacks\n", now.attacks - before);
+}
+
 static uint64_t ram_end(void)
 {
     struct tree_range ram;
@@ -166,7 +184,7 @@ static uint64_t ram_end(void)
 
 static void find_disk(struct target *disk, unsigned index, struct target_memory *memory)
 {
-    if (!device_find(index, &disk->device))
+    if (!device_find(DEVICE_DISK, index, &disk->device))
         guest_panic("two disks are needed");
     disk->memory = memory;
     disk->random = argument_number("seed", 1) << 8 | 1;
@@ -179,11 +197,11 @@ static void find_disk(struct target *disk, unsigned index, struct target_memory 
 
 int main(void)
 {
-    struct target_memory *memory = memory_free(2 * sizeof(*memory));
+    struct target_memory *memory = memory_free(5 * sizeof(*memory));
     uint64_t rounds = argument_number("rounds", 100);
 
     pic_mask();
-    memset(memory, 0, 2 * sizeof(*memory));
+    memset(memory, 0, 5 * sizeof(*memory));
     find_disk(&witness, 1, memory);
     find_disk(&target, 0, memory + 1);
     now.flavour = "the other disk";
@@ -195,9 +213,11 @@ int main(void)
     print("hostile: seed %lu, %u cpus, %s\n", argument_number("seed", 1), midway_start_cpu(&target) ? 2 : 1,
           target.device.pci ? "pci" : "mmio");
     for (unsigned i = 0; i < sizeof(flavours) / sizeof(flavours[0]); i++) {
-        if (argument_is("ring", flavours[i].key, true))
+        if (!argument_is("only", "network", false) && argument_is("ring", flavours[i].key, true))
             run_flavour(&flavours[i], rounds);
     }
+    if (net_find(&target, memory + 2))
+        run_network(rounds);
     print("hostile: %u attacks, %u wrong; %lu answers by the other disk\n", now.attacks, now.wrong,
           witness_answers);
     return now.wrong ? 1 : 0;

@@ -3,8 +3,6 @@
 #include "guest/lib/io.h"
 #include "guest/lib/virtio.h"
 
-#define ID_BLOCK       2
-
 #define MMIO_NOTIFY    0x50
 #define MMIO_SIZE      0x200
 #define PCI_SIZE       60
@@ -57,11 +55,11 @@ static uint64_t offered(const struct device *device)
     return high << 32 | get(device, DEVICE_FEATURES);
 }
 
-bool device_find(unsigned index, struct device *device)
+bool device_find(uint32_t kind, unsigned index, struct device *device)
 {
     struct virtio_device found;
 
-    if (!virtio_find(ID_BLOCK, index, &found))
+    if (!virtio_find(kind, index, &found))
         return false;
     *device = (struct device){
         .pci = found.notify != 0,

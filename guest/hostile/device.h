@@ -26,10 +26,13 @@ struct device {
     uint64_t notify, notify_step;
 };
 
-/* The `index`-th disk. False if there is none. */
-bool device_find(unsigned index, struct device *device);
+#define DEVICE_NETWORK 1
+#define DEVICE_DISK    2
 
-/* Its capacity. */
+/* The `index`-th device of a kind. False if there is none. */
+bool device_find(uint32_t kind, unsigned index, struct device *device);
+
+/* A disk's capacity. */
 uint64_t device_sectors(const struct device *device);
 
 uint32_t device_status(const struct device *device);

@@ -94,10 +94,15 @@ static void add_request(struct target *target, unsigned number)
         target_request(target, type, sector, data, size);
 }
 
+void spoil_ring(struct target *target)
+{
+    for (unsigned i = random_below(target, CHANGES_MAX) + 1; i > 0; i--)
+        change(target);
+}
+
 void mutate(struct target *target)
 {
     unsigned requests = 1 + random_below(target, REQUESTS_MAX);
-    unsigned changes = 1 + random_below(target, CHANGES_MAX);
 
     for (unsigned i = 0; i < requests; i++) {
         add_request(target, i);
@@ -107,8 +112,7 @@ void mutate(struct target *target)
         if (random_below(target, 4) == 0)
             device_notify(&target->device, 0);
     }
-    for (unsigned i = 0; i < changes; i++)
-        change(target);
+    spoil_ring(target);
     device_notify(&target->device, 0);
     if (random_below(target, 4) == 0)
         device_disable_queue(&target->device);

@@ -65,7 +65,7 @@ void target_set_up_queue(struct target *target)
     struct ring_memory *ring = &target->memory->ring;
 
     ring_begin(&target->ring, ring, target->features & F_PACKED);
-    device_select(&target->device, 0);
+    device_select(&target->device, target->queue);
     device_set_queue_size(&target->device, RING_SIZE);
     device_set_queue_areas(&target->device, (uint64_t)ring->descriptors, (uint64_t)ring->driver,
                            (uint64_t)ring->device);
@@ -146,7 +146,7 @@ struct descriptor *target_part(struct target *target, unsigned n)
 void target_go(struct target *target)
 {
     ring_offer(&target->ring);
-    device_notify(&target->device, 0);
+    device_notify(&target->device, target->queue);
 }
 
 static bool answered(const struct target *target, enum outcome outcome, unsigned slot)

@@ -65,7 +65,8 @@ struct target {
     uint64_t sectors;
     uint64_t ram_end;
     uint64_t random;
-    unsigned slot; /* of the next request */
+    unsigned slot;  /* of the next request */
+    uint16_t queue; /* that it uses */
 };
 
 enum outcome {
@@ -109,7 +110,7 @@ uint64_t bad_place(const struct target *target, uint64_t number, uint32_t size);
 
 /* Resets the device and negotiates, up to FEATURES_OK. */
 bool target_negotiate(struct target *target, uint64_t features);
-/* Tells where queue 0 is, with an empty ring; does not enable it. */
+/* Tells where the queue is, with an empty ring; does not enable it. */
 void target_set_up_queue(struct target *target);
 void target_driver_ok(struct target *target);
 /* All of that. */
