@@ -5,6 +5,7 @@
 #include <linux/if_tun.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -19,15 +20,25 @@ static struct tap *tap_of(struct net_backend *backend)
     return container_of(backend, struct tap, backend);
 }
 
+/* Nothing will come any more. What is sent has room: it is lost. */
+static void lose_interface(struct tap_queue *queue)
+{
+    if (queue->gone)
+        return;
+    queue->gone = true;
+    event_loop_modify(queue->loop, queue->source, 0);
+    ssize_t written = write(queue->tap->end_fd, &(uint64_t){1}, sizeof(uint64_t));
+    (void)written; /* fails only when the counter is full, and then it will be read */
+}
+
 static void ready(void *opaque, unsigned events)
 {
     struct tap_queue *queue = opaque;
-    queue->gone = events & (POLLERR | POLLNVAL);
-    if (queue->gone)
-        event_loop_modify(queue->loop, queue->source, 0);
+    if (events & (POLLERR | POLLNVAL))
+        lose_interface(queue);
     else if (events & POLLIN)
         queue->events->readable(queue->opaque, queue->index);
-    /* That may have stopped the queue. What is sent to nowhere has room. */
+    /* That may have stopped the queue. */
     if (queue->loop && queue->output && (queue->gone || events & POLLOUT))
         queue->events->writable(queue->opaque, queue->index);
 }
@@ -99,6 +110,8 @@ static unsigned receive_frames(struct net_backend *backend, unsigned index, stru
         ssize_t size = move(queue, frame, readv, true);
         if (size == 0)
             size = discard(queue);
+        if (size == -EBADFD)
+            lose_interface(queue);
         if (size == -EAGAIN || size == -EBADFD)
             break;
         if (size < 0)
@@ -149,7 +162,7 @@ static void interface_ended(void *opaque, unsigned events)
     struct tap *tap = opaque;
     struct net_backend *backend = &tap->backend;
     event_loop_modify(tap->loop, tap->end, 0);
-    log_write(tap->log, LOG_WARN, "tap %s is gone: its link is down until the machine is started again",
+    log_write(tap->log, LOG_WARN, "tap %s is gone: its link is down until godwit is started again",
               tap->name);
     backend->link_up = false;
     if (backend->link_changed)
@@ -161,6 +174,8 @@ static void destroy(struct net_backend *backend)
     struct tap *tap = tap_of(backend);
     event_loop_remove(tap->loop, tap->end);
     tap_detach(tap);
+    if (tap->end_fd >= 0)
+        close(tap->end_fd);
     free(tap);
 }
 
@@ -174,7 +189,10 @@ static int build(struct tap *tap, const struct tap_config *config, struct error 
         tap->queues[i].index = i;
     }
     tap->backend.link_up = true;
-    result = event_loop_add(tap->loop, tap->queues[0].fd, POLLERR, interface_ended, tap, &tap->end);
+    tap->end_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (tap->end_fd < 0)
+        return error_set_errno(err, errno, "cannot create an eventfd for tap %s", tap->name);
+    result = event_loop_add(tap->loop, tap->end_fd, POLLIN, interface_ended, tap, &tap->end);
     return result < 0 ? error_set_errno(err, -result, "cannot watch tap %s", tap->name) : 0;
 }
 
@@ -194,6 +212,7 @@ int tap_open(const struct tap_config *config, struct net_backend **backend, stru
     if (!tap)
         return error_set(err, ENOMEM, "not enough memory for a tap");
     tap->backend.ops = &ops;
+    tap->end_fd = -1;
     tap->loop = config->loop;
     tap->log = config->log;
     int result = build(tap, config, err);

@@ -28,10 +28,11 @@ struct tap {
     struct event_loop *loop;
     const struct log *log;
     char name[IFNAMSIZ];
-    bool bare;                /* frames have no header in the kernel */
-    unsigned opened;          /* queues that have a descriptor */
-    unsigned used;            /* the first so many of them are attached */
-    struct event_source *end; /* reports the end of the interface */
+    bool bare;       /* frames have no header in the kernel */
+    unsigned opened; /* queues that have a descriptor */
+    unsigned used;   /* the first so many of them are attached */
+    int end_fd;      /* an eventfd: a queue has found that the interface is gone */
+    struct event_source *end;
     struct tap_queue queues[NET_QUEUES_MAX];
 };
 

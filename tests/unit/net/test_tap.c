@@ -1,4 +1,5 @@
 #include <limits.h>
+#include <pthread.h>
 
 #include "tests/unit/net/net_fixture.h"
 
@@ -240,6 +241,12 @@ Test(tap, starts_again_on_another_loop)
     tear_down(&fixture);
 }
 
+static void *delete_interface(void *opaque)
+{
+    return system("ip link del tap0") == 0 ? opaque : NULL;
+}
+
+/* While the loop waits. */
 Test(tap, has_its_link_down_when_the_interface_is_deleted)
 {
     struct fixture fixture;
@@ -248,9 +255,17 @@ Test(tap, has_its_link_down_when_the_interface_is_deleted)
     set_up(&fixture);
     cr_assert(fixture.tap->link_up);
     net_backend_watch(fixture.tap, 0, true, false);
-    shell("ip link del tap0");
+    kernel_sends(&fixture, 60, 1);
+    run_until(&fixture.calls, 1);
+    cr_assert_gt(receive_one(fixture.tap, 0, data, sizeof(data)), 0);
+    pthread_t thread;
+    void *deleted;
+    cr_assert_eq(pthread_create(&thread, NULL, delete_interface, &fixture), 0);
     while (fixture.tap->link_up)
         run_until(&fixture.calls, 1);
+    pthread_join(thread, &deleted);
+    cr_assert(deleted);
+    fixture.calls.readable = 0;
     cr_assert_eq(fixture.calls.link, 1);
     cr_assert_eq(receive_one(fixture.tap, 0, data, sizeof(data)), 0);
     cr_assert_eq(send_one(fixture.tap, 0, data, sizeof(data)), 1);
