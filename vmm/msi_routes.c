@@ -130,18 +130,18 @@ static int provide(struct msi_routes *routes, const struct msi_message *message,
 static int set_route(void *opaque, const struct msi_message *message, uint32_t *route, struct error *err)
 {
     struct msi_routes *routes = opaque;
-    uint32_t provided;
+    uint32_t before = *route, provided;
     if (message->address >> LAPIC_MESSAGES_BIT != LAPIC_MESSAGES)
         return error_set(err, EINVAL, "its message is for address 0x%llx, where no interrupt controller is",
                          (unsigned long long)message->address);
     pthread_mutex_lock(&routes->lock);
+    if (before != MSI_NO_ROUTE)
+        routes->users[before]--; /* so it can be replaced */
     int result = provide(routes, message, &provided, err);
-    if (result == 0) {
-        routes->users[provided]++;
-        if (*route != MSI_NO_ROUTE)
-            routes->users[*route]--;
+    if (result == 0)
         *route = provided;
-    }
+    if (*route != MSI_NO_ROUTE)
+        routes->users[*route]++;
     pthread_mutex_unlock(&routes->lock);
     return result;
 }

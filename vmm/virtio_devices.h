@@ -63,8 +63,8 @@ struct virtio_devices_config {
     struct pci_host *pci; /* NULL: over MMIO */
     const struct msi_ops *msi;
     void *msi_opaque;
-    /* Over MMIO: places for registers over MMIO, by the interrupt line of each, which is edge-triggered.
-     * `place` maps a region in one of them, and describes it to the guest. -errno with a message. */
+    /* Over MMIO: places for registers, by the interrupt line of each, which is edge-triggered. `place` maps a
+     * region in one of them, and describes it to the guest. -errno with a message. */
     const struct kvm_vm *vm;
     const unsigned *irqs;
     unsigned irq_count;

@@ -321,6 +321,9 @@ Test(msi_routes, room_runs_out)
     }
     cr_assert_eq(set_message(1, &more, &err), -ENOSPC);
     cr_assert(strstr(err.message, "room for 66 interrupt messages"), "%s", err.message);
+    cr_assert_eq(set_message(2, &all[9], &err), 0, "%s", err.message);
+    cr_assert_eq(entry_of(all[9])->u.msi.data, 2);
+    cr_assert_eq(set_message(9 << 8, &all[9], NULL), 0);
     drop(all[5]);
     kvm.refuse = -ENOMEM;
     cr_assert_eq(set_message(1, &more, NULL), -ENOMEM);
