@@ -40,25 +40,24 @@
 static const uint8_t net_mac[] = {0x52, 0x54, 0x00, 0x12, 0x34, 0x56};
 
 struct net_fixture {
-    struct fake_net backend;
+    struct fake_net backend; /* unless it is another */
     struct io_thread *threads[PAIRS];
     struct mmio_guest guest;
     struct virtio_net *net;
     uint64_t features; /* that were negotiated last */
 };
 
-static inline void fixture_start(struct net_fixture *f, unsigned offloads, uint16_t mtu)
+static inline void fixture_start_on(struct net_fixture *f, struct net_backend *backend)
 {
     struct event_loop *loops[PAIRS];
-    *f = (struct net_fixture){.net = NULL};
-    fake_net_create(&f->backend, PAIRS, offloads, mtu);
+    cr_assert_eq(backend->queue_count, PAIRS);
     for (unsigned i = 0; i < PAIRS; i++) {
         cr_assert_eq(io_thread_create("net", &f->threads[i], NULL), 0);
         loops[i] = io_thread_loop(f->threads[i]);
     }
     mmio_guest_create(&f->guest);
     struct virtio_net_setup setup = {
-        .backend = &f->backend.backend,
+        .backend = backend,
         .space = f->guest.guest.space,
         .loops = loops,
     };
@@ -67,13 +66,25 @@ static inline void fixture_start(struct net_fixture *f, unsigned offloads, uint1
     mmio_guest_plug(&f->guest, virtio_net_device(f->net), QUEUES);
 }
 
-static inline void fixture_end(struct net_fixture *f)
+static inline void fixture_end_on(struct net_fixture *f)
 {
     mmio_guest_unplug(&f->guest);
     virtio_net_destroy(f->net);
     for (unsigned i = 0; i < PAIRS; i++)
         io_thread_destroy(f->threads[i]);
     mmio_guest_destroy(&f->guest);
+}
+
+static inline void fixture_start(struct net_fixture *f, unsigned offloads, uint16_t mtu)
+{
+    *f = (struct net_fixture){.net = NULL};
+    fake_net_create(&f->backend, PAIRS, offloads, mtu);
+    fixture_start_on(f, &f->backend.backend);
+}
+
+static inline void fixture_end(struct net_fixture *f)
+{
+    fixture_end_on(f);
     fake_net_destroy(&f->backend);
 }
 
