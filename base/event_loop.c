@@ -161,15 +161,22 @@ int event_loop_add(struct event_loop *loop, int fd, unsigned events, event_callb
     return 0;
 }
 
+/* Whether this thread owns the loop. Called with the lock held. */
+static bool is_inside(const struct event_loop *loop)
+{
+    return loop->owned && pthread_equal(loop->owner, pthread_self());
+}
+
+/* The owner applies changes before it waits. */
 void event_loop_modify(struct event_loop *loop, struct event_source *source, unsigned events)
 {
     pthread_mutex_lock(&loop->lock);
-    bool different = source->wanted != events;
+    bool different = source->wanted != events, inside = is_inside(loop);
     source->wanted = events;
     if (different)
         note_change(loop, source);
     pthread_mutex_unlock(&loop->lock);
-    if (different)
+    if (different && !inside)
         wake_up(loop);
 }
 
@@ -415,7 +422,7 @@ void event_loop_wait(struct event_loop *loop, bool (*over)(void *opaque), void *
 {
     struct waiter self = {.over = over, .opaque = opaque};
     pthread_mutex_lock(&loop->lock);
-    bool inside = loop->owned && pthread_equal(loop->owner, pthread_self());
+    bool inside = is_inside(loop);
     if (!inside && wait_for_owner(loop, &self)) {
         pthread_mutex_unlock(&loop->lock);
         return;

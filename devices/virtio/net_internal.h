@@ -29,6 +29,7 @@ struct error;
  * something to do does not keep its loop from everything else.
  */
 #define NET_BUDGET     (1 << 20)
+#define NET_BATCH      32 /* frames after which the driver is interrupted if it wants to be */
 #define NET_FRAME_COST (1 << 12)
 
 struct net_receiver {

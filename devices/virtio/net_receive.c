@@ -116,12 +116,11 @@ static void copy_from_list(const struct net_receiver *rx, void *to, size_t size)
     }
 }
 
-static bool is_wanted(const struct net_receiver *rx, const struct net_settings *settings,
-                      const struct frame *frame)
+static struct net_head read_head(const struct net_receiver *rx, const struct frame *frame)
 {
     struct net_head head = {.type = 0};
     copy_from_list(rx, &head, smaller(sizeof(head), frame->length));
-    return net_settings_want(settings, &head, frame->length);
+    return head;
 }
 
 /* Its chains serve the next one; what was written there must not be forgotten. */
@@ -153,7 +152,8 @@ static void keep_frame(struct net_receiver *rx, const struct frame *frame)
 }
 
 /* VIRTIO 1.2, section 5.1.6.4.1. All of it is in the chains in hand. */
-static void give_frame(struct net_receiver *rx, const struct net_settings *settings, uint32_t length)
+static void give_frame(struct net_receiver *rx, const struct net_settings *settings,
+                       const struct net_head *head, uint32_t length)
 {
     uint32_t parts[NET_RING_SIZE];
     unsigned count = spread(rx, length, parts);
@@ -161,7 +161,7 @@ static void give_frame(struct net_receiver *rx, const struct net_settings *setti
     uint8_t no_flags = 0;
     virtqueue_write(rx->chains[0], offsetof(struct virtio_net_hdr_v1, num_buffers), &buffers,
                     sizeof(buffers));
-    if (!(settings->offloads & NET_OFFLOAD_CHECKSUM))
+    if (head->header.flags && !(settings->offloads & NET_OFFLOAD_CHECKSUM))
         virtqueue_write(rx->chains[0], offsetof(struct virtio_net_hdr_v1, flags), &no_flags,
                         sizeof(no_flags));
     give_chains(rx, parts, count);
@@ -181,7 +181,8 @@ static enum progress deliver(struct net_receiver *rx, const struct net_settings 
 {
     expect(rx, frame->length);
     bool fits = merges || frame->length <= rx->chains[0]->in_bytes;
-    if (!fits || !is_wanted(rx, settings, frame)) {
+    struct net_head head = read_head(rx, frame);
+    if (!fits || !net_settings_want(settings, &head, frame->length)) {
         drop_frame(rx, frame);
         return GOES_ON;
     }
@@ -196,7 +197,7 @@ static enum progress deliver(struct net_receiver *rx, const struct net_settings 
         return NO_BUFFERS;
     }
     scatter(rx, frame->direct, rx->spill, frame->length - frame->direct);
-    give_frame(rx, settings, frame->length);
+    give_frame(rx, settings, &head, frame->length);
     return GOES_ON;
 }
 
@@ -210,7 +211,7 @@ static enum progress deliver_waiting(struct net_receiver *rx, const struct net_s
     memcpy(&head, rx->spill, sizeof(head));
     if (fits && net_settings_want(settings, &head, rx->waiting)) {
         scatter(rx, 0, rx->spill, rx->waiting);
-        give_frame(rx, settings, rx->waiting);
+        give_frame(rx, settings, &head, rx->waiting);
     }
     rx->waiting = 0;
     return GOES_ON;
@@ -251,11 +252,13 @@ static enum progress receive_batch(struct net_pair *pair, const struct net_setti
     if (pair->index >= settings->pairs)
         return NOT_IN_USE;
     virtqueue_set_kicks(rx->ring, false);
-    while (progress == GOES_ON && budget > 0) {
+    for (unsigned tries = 1; progress == GOES_ON && budget > 0; tries++) {
         budget -= NET_FRAME_COST;
         progress = receive_one(pair, settings, &budget, err);
         if (progress == NO_BUFFERS && virtqueue_set_kicks(rx->ring, true))
             progress = GOES_ON;
+        if (tries % NET_BATCH == 0)
+            virtio_queue_interrupt(&pair->net->device, net_receive_queue(pair));
     }
     put_chains_back(rx);
     return progress;
@@ -274,9 +277,9 @@ void net_receive(struct net_pair *pair)
     if (progress == BROKEN) {
         rx->ring = NULL;
         virtio_queue_broke(&net->device, index, &err);
-    } else if (progress == GOES_ON) {
+    } else if (progress == GOES_ON && rx->waiting) {
         virtio_queue_kick(&net->device, index);
     }
-    pair->wants_input = progress == NO_FRAME;
+    pair->wants_input = progress == NO_FRAME || progress == GOES_ON;
     net_pair_watch(pair);
 }

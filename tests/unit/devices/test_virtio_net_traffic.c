@@ -10,7 +10,7 @@
 #define IN_SLOTS  48   /* of each pair */
 #define OUT_SLOTS 16
 #define FRAME_MAX 9000
-#define FRAMES    1500 /* each way, of each pair */
+#define FRAMES    500 /* each way, of each pair */
 
 /* One direction of one pair: frames carry their number, and come out as they went in. */
 struct stream {
