@@ -4,8 +4,9 @@
  * The first bytes of an input choose the queue; the next are the first contents of its rings and of an
  * indirect table; those that are left are steps: of the device (pop, push, unpop, drop, look at
  * notifications, save and restore) or of the driver (store into a ring), or a change of what the address
- * space shows. Every piece of a chain must lie in RAM where the descriptor said, the sums must be right, and
- * no more chains may be out than the queue has entries.
+ * space shows, or of who tracks what is written. Every piece of a chain must lie in RAM where the descriptor
+ * said, the sums must be right, no more chains may be out than the queue has entries, and every page that
+ * the device has changed must be dirty.
  */
 #pragma once
 
@@ -19,6 +20,7 @@
 #include "base/macros.h"
 #include "devices/virtio/queue.h"
 #include "memory/address_space.h"
+#include "memory/dirty.h"
 #include "memory/memory.h"
 #include "memory/ram_block.h"
 #include "memory/region.h"
@@ -45,6 +47,8 @@ struct fuzz {
     struct virtqueue *queue;
     struct virtqueue_chain *out[CHAINS]; /* in the order of taking */
     unsigned count;
+    struct dirty_client *client; /* NULL: nobody tracks */
+    uint8_t clean[RAM_SIZE];     /* as its pages were taken last, and what the driver has stored since */
 };
 
 static inline uint8_t fuzz_next(struct fuzz *fuzz)
@@ -78,6 +82,7 @@ static inline void fuzz_setup_memory(struct fuzz *fuzz)
 
 static inline void fuzz_teardown_memory(struct fuzz *fuzz)
 {
+    dirty_stop(fuzz->client);
     memory_synchronize(fuzz->memory);
     REQUIRE(!memory_region_remove_all_subregions(&fuzz->root, NULL));
     address_space_destroy(fuzz->space);
@@ -201,7 +206,35 @@ static inline void fuzz_change_memory(struct fuzz *fuzz)
 static inline void fuzz_store(struct fuzz *fuzz)
 {
     uint8_t *ring = fuzz->block->host;
-    ring[(fuzz_next(fuzz) << 8 | fuzz_next(fuzz)) % RINGS] = fuzz_next(fuzz);
+    unsigned place = (unsigned)(fuzz_next(fuzz) << 8 | fuzz_next(fuzz)) % RINGS;
+    ring[place] = fuzz->clean[place] = fuzz_next(fuzz);
+}
+
+static inline void fuzz_take_dirty(struct fuzz *fuzz)
+{
+    const uint8_t *host = fuzz->block->host;
+    uint64_t dirty;
+    REQUIRE(!dirty_take(fuzz->client, fuzz->block, 0, PAGES, &dirty, NULL));
+    for (unsigned page = 0; page < PAGES; page++) {
+        size_t offset = page * RAM_PAGE_SIZE;
+        REQUIRE(dirty >> page & 1 || !memcmp(host + offset, fuzz->clean + offset, RAM_PAGE_SIZE));
+    }
+    memcpy(fuzz->clean, host, RAM_SIZE);
+}
+
+/* Begins, takes, or takes and ends. */
+static inline void fuzz_track(struct fuzz *fuzz)
+{
+    if (!fuzz->client) {
+        REQUIRE(!dirty_start(fuzz->memory, "client", DIRTY_FROM_NOW, &fuzz->client, NULL));
+        memcpy(fuzz->clean, fuzz->block->host, RAM_SIZE);
+        return;
+    }
+    fuzz_take_dirty(fuzz);
+    if (fuzz_next(fuzz) % 4)
+        return;
+    dirty_stop(fuzz->client);
+    fuzz->client = NULL;
 }
 
 static inline void fuzz_step(struct fuzz *fuzz)
@@ -218,7 +251,10 @@ static inline void fuzz_step(struct fuzz *fuzz)
         fuzz_change_memory(fuzz);
         break;
     case 3:
-        virtqueue_wants_interrupt(fuzz->queue);
+        if (choice & 16)
+            virtqueue_wants_interrupt(fuzz->queue);
+        else
+            fuzz_track(fuzz);
         break;
     case 4:
         virtqueue_set_kicks(fuzz->queue, choice & 16);
@@ -249,6 +285,8 @@ static inline void fuzz_virtqueue(const uint8_t *data, size_t size, bool packed)
         for (unsigned step = 0; fuzz.size && step < STEPS_MAX; step++)
             fuzz_step(&fuzz);
         fuzz_drop_all(&fuzz);
+        if (fuzz.client)
+            fuzz_take_dirty(&fuzz);
     }
     virtqueue_destroy(fuzz.queue);
     fuzz_teardown_memory(&fuzz);
