@@ -152,6 +152,10 @@ static int start(struct virtio_device *device, struct error *err)
     int result = net_backend_set_offloads(net->backend, net_guest_offloads(device->features));
     if (result < 0)
         return error_set_errno(err, -result, "virtio-net: cannot set the offloads of its host interface");
+    result = net_backend_use_queues(net->backend, 1);
+    if (result < 0)
+        return error_set_errno(err, -result,
+                               "virtio-net: cannot leave all to one queue of its host interface");
     return 0;
 }
 

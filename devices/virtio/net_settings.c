@@ -69,6 +69,8 @@ static bool is_too_long(const struct net_settings *settings, const struct net_he
     uint32_t headers = NET_HEADER_SIZE + NET_ETHERNET;
     if (head->type == htobe16(ETH_P_8021Q))
         headers += NET_VLAN_SIZE;
+    else if (head->type == htobe16(ETH_P_8021AD)) /* with another one inside */
+        headers += 2 * NET_VLAN_SIZE;
     return settings->mtu && head->header.gso_type == VIRTIO_NET_HDR_GSO_NONE &&
            length > headers + settings->mtu;
 }

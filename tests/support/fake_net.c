@@ -232,7 +232,7 @@ void fake_net_create(struct fake_net *net, unsigned queues, unsigned offloads, u
     must(queues <= FAKE_NET_QUEUES_MAX);
     *net = (struct fake_net){
         .backend = {.ops = &ops, .queue_count = queues, .offloads = offloads, .mtu = mtu, .link_up = true},
-        .used_queues = 1,
+        .used_queues = queues,
     };
     pthread_mutex_init(&net->lock, NULL);
     for (unsigned i = 0; i < queues; i++) {

@@ -154,6 +154,10 @@ Test(virtio_net, needs_a_reset_when_its_backend_does_not_start)
     cr_assert(accepts(BIT(VIRTIO_NET_F_GUEST_CSUM)));
     start_and_fail();
     f.backend.offloads_result = 0;
+    f.backend.queues_result = -EIO;
+    cr_assert(accepts(0));
+    start_and_fail();
+    f.backend.queues_result = 0;
     f.backend.start_result = -ENOMEM;
     cr_assert(accepts(0));
     mmio_guest_enable(&f.guest, 0, 0);
@@ -324,6 +328,7 @@ Test(virtio_net, receives_by_as_many_pairs_as_the_driver_says)
 {
     fixture_start(&f, 0, 0);
     negotiate(&f, CONTROL | BIT(VIRTIO_NET_F_MQ));
+    cr_assert_eq(f.backend.used_queues, 1);
     for (unsigned i = 0; i < 8; i++)
         for (unsigned pair = 0; pair < PAIRS; pair++)
             offer_buffer(&f, pair, IN + (i * PAIRS + pair) * 4096, 2048);

@@ -577,6 +577,8 @@ Test(virtio_net_frames, are_no_longer_than_was_agreed_upon)
     cr_assert(!is_delivered(&plain, HEADER + 1515));
     cr_assert(is_delivered(&tagged, HEADER + 1518));
     cr_assert(!is_delivered(&tagged, HEADER + 1519));
+    cr_assert(is_delivered(&(struct frame_kind){.type = ETH_P_8021AD}, HEADER + 1522));
+    cr_assert(!is_delivered(&(struct frame_kind){.type = ETH_P_8021AD}, HEADER + 1523));
     cr_assert(is_delivered(&segments, HEADER + 1900));
     mmio_guest_reset(&f.guest);
     negotiate(&f, 0);
