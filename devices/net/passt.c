@@ -46,6 +46,8 @@ struct passt {
     const struct net_queue_events *events;
     void *opaque;
     bool wants_input, wants_output;
+    unsigned socket_events; /* what the two sources are watched for */
+    bool immediate_watched;
 };
 
 static struct passt *passt_of(struct net_backend *backend)
@@ -88,14 +90,16 @@ static void link_changed(void *opaque, unsigned events)
 static void update_sources(struct passt *passt)
 {
     bool connected = passt->fd >= 0;
-    unsigned socket = POLLHUP | (passt->wants_input ? POLLIN : 0u);
+    unsigned events = POLLHUP | (passt->wants_input ? POLLIN : 0u);
     if (passt->wants_output || passt->rest_start < passt->rest_end)
-        socket |= POLLOUT;
-    if (connected)
-        event_loop_modify(passt->loop, passt->source, socket);
+        events |= POLLOUT;
+    if (connected && events != passt->socket_events)
+        event_loop_modify(passt->loop, passt->source, passt->socket_events = events);
     bool immediate =
         (passt->wants_input && passt_stream_peek(&passt->input) != 0) || (passt->wants_output && !connected);
-    event_loop_modify(passt->loop, passt->immediate, immediate ? POLLIN : 0);
+    if (immediate != passt->immediate_watched)
+        event_loop_modify(passt->loop, passt->immediate, immediate ? POLLIN : 0);
+    passt->immediate_watched = immediate;
 }
 
 /* Ends the connection, and with it all that is under way in it. */
@@ -311,6 +315,7 @@ static void immediately(void *opaque, unsigned events)
 
 static int watch_connection(struct passt *passt)
 {
+    passt->socket_events = POLLHUP;
     return event_loop_add(passt->loop, passt->fd, POLLHUP, socket_ready, passt, &passt->source);
 }
 
@@ -352,7 +357,7 @@ static int start(struct net_backend *backend, unsigned index, struct event_loop 
     passt->loop = loop;
     passt->events = events;
     passt->opaque = opaque;
-    passt->wants_input = passt->wants_output = false;
+    passt->wants_input = passt->wants_output = passt->immediate_watched = false;
     int result = event_loop_add(loop, passt->immediate_fd, 0, immediately, passt, &passt->immediate);
     if (result == 0)
         result = timeout_create(loop, retry, passt, &passt->retry);

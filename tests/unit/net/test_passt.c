@@ -1,3 +1,5 @@
+#include <limits.h>
+#include <pthread.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
@@ -547,6 +549,45 @@ Test(passt, its_end_is_noticed_when_the_queue_is_started)
     start_queue(&fixture); /* tries at once */
     logged(&fixture, "has closed");
     comes_back(&fixture);
+    tear_down(&fixture);
+}
+
+static void *run_loop(void *opaque)
+{
+    return event_loop_run(opaque) == 0 ? opaque : NULL;
+}
+
+static void stop_backend(void *opaque)
+{
+    net_backend_stop(opaque, 0);
+}
+
+/* The queue is served by another thread; links are the business of this one. */
+Test(passt, tells_of_links_where_it_was_opened)
+{
+    struct fixture fixture;
+    struct calls queue = {.limit = UINT_MAX};
+    pthread_t thread;
+    void *whole;
+    set_up(&fixture);
+    net_backend_stop(fixture.backend, 0);
+    queue.loop = create_loop();
+    cr_assert_eq(net_backend_start(fixture.backend, 0, queue.loop, &events, &queue), 0);
+    cr_assert_eq(pthread_create(&thread, NULL, run_loop, queue.loop), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        close(fixture.peer);
+        run_until_link(&fixture, false);
+        run_until_link(&fixture, true);
+        accept_peer(&fixture);
+    }
+    cr_assert_geq(fixture.calls.link, 4);
+    event_loop_call(queue.loop, stop_backend, fixture.backend);
+    event_loop_quit(queue.loop);
+    pthread_join(thread, &whole);
+    cr_assert(whole);
+    event_loop_destroy(queue.loop);
+    start_queue(&fixture);
+    works(&fixture);
     tear_down(&fixture);
 }
 
