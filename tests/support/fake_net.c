@@ -118,12 +118,13 @@ static int start(struct net_backend *backend, unsigned index, struct event_loop 
     struct fake_queue *queue = enter(backend, index);
     must(!queue->started);
     int result = queue->net->start_result;
+    if (result == 0)
+        result = event_loop_add(loop, queue->wake_fd, POLLIN, wake_up, queue, &queue->wake);
     if (result == 0) {
         queue->started = true;
         queue->loop = loop;
         queue->events = events;
         queue->opaque = opaque;
-        must(event_loop_add(loop, queue->wake_fd, POLLIN, wake_up, queue, &queue->wake) == 0);
     }
     leave(queue);
     return result;

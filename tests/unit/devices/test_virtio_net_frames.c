@@ -2,6 +2,8 @@
  * Frames through the network device, one after the other: in any layout, wanted and not, with too little room
  * on either side, and malformed.
  */
+#include "memory/dirty.h"
+#include "memory/ram_block.h"
 #include "tests/unit/devices/net_fixture.h"
 
 #define OK VIRTIO_NET_OK
@@ -357,6 +359,12 @@ Test(virtio_net_frames, for_which_there_is_never_enough_room_are_lost)
     offer_in_rotation(buffers, (uint32_t[]){512, 512, 512}, MMIO_GUEST_RING);
     make_frame(expected, &plain, 600);
     expect_received(0, buffers, 2, 600);
+    for (unsigned i = 0; i < 2; i++)
+        cr_assert(mmio_guest_offer(&f.guest, receive_queue(0), i, &buffers[i], 1, false));
+    put_frame(&f, 0, &plain, 64 * 512 + 1);
+    put_frame(&f, 0, &plain, 700);
+    make_frame(expected, &plain, 700);
+    expect_received(0, buffers + 2, 2, 700);
 }
 
 /* Too long ones are dropped, and their buffer serves the next. */
@@ -620,6 +628,81 @@ Test(virtio_net_frames, that_are_left_to_the_driver_are_those_it_can_finish)
             cr_assert(!can || header->flags == (drivers[i] ? cases[j].flags : 0), "driver %u, case %u", i, j);
         }
     }
+}
+
+/* One that waited for buffers while the driver changed its mind. */
+Test(virtio_net_frames, that_wait_and_are_no_longer_wanted_are_lost)
+{
+    struct queue_driver_buffer buffer = {IN, 1024, true};
+    start(0, 0, ALL_FILTERS | MERGE);
+    offer_buffer(&f, 0, IN, 1024);
+    put_frame(&f, 0, &(struct frame_kind){.destination = broadcast}, 3000);
+    while (fake_net_waiting(&f.backend, 0))
+        sched_yield();
+    set_mode(VIRTIO_NET_CTRL_RX_NOBCAST, 1);
+    put_frame(&f, 0, &plain, 100);
+    for (unsigned i = 1; i < 4; i++)
+        offer_buffer(&f, 0, IN + i * 4096, 1024);
+    make_frame(expected, &plain, 100);
+    expect_received(0, &buffer, 1, 100);
+}
+
+/* ---- Dirty pages ---- */
+
+#define PAGES (VIRTIO_GUEST_RAM / RAM_PAGE_SIZE)
+
+/* Whatever the device has written since `before` was copied is marked. */
+static void check_marks(const uint8_t *before, struct dirty_client *client)
+{
+    static uint64_t marks[PAGES / 64];
+    struct ram_block *block = f.guest.guest.block;
+    unsigned written = 0;
+    memset(marks, 0, sizeof(marks));
+    cr_assert_eq(dirty_take(client, block, 0, PAGES, marks, NULL), 0);
+    for (unsigned page = 0; page < PAGES; page++) {
+        size_t offset = (size_t)page * RAM_PAGE_SIZE;
+        bool differs = memcmp(before + offset, memory_at(&f, offset), RAM_PAGE_SIZE);
+        cr_assert(!differs || marks[page / 64] >> page % 64 & 1, "page %u", page);
+        written += differs;
+    }
+    cr_assert_gt(written, 1);
+}
+
+static void write_pages(uint64_t features)
+{
+    static uint8_t before[VIRTIO_GUEST_RAM];
+    static const struct {
+        const uint8_t *destination;
+        uint32_t length;
+    } frames[] = {{other, 6000}, {net_mac, 100},   {net_mac, 3000}, {other, 20000},
+                  {other, 9000}, {net_mac, 16000}, {net_mac, 7000}, {other, 5000}};
+    struct dirty_client *client;
+    start(ALL_OFFLOADS, 0, features | ALL_FILTERS | MERGE);
+    for (unsigned i = 0; i < 20; i++)
+        offer_buffer(&f, 0, IN + i * 2 * 4096, 2 * 4096);
+    cr_assert_eq(dirty_start(f.guest.guest.memory, "test", DIRTY_FROM_NOW, &client, NULL), 0);
+    for (unsigned i = 0; i < ARRAY_SIZE(frames); i++) {
+        memcpy(before, memory_at(&f, 0), VIRTIO_GUEST_RAM);
+        fake_net_set_link(&f.backend, false);
+        put_frame(&f, 0, &(struct frame_kind){.destination = frames[i].destination}, frames[i].length);
+        put_frame(&f, 0, &plain, 100 + i);
+        put_frame(&f, 0, &(struct frame_kind){.destination = other}, 8000 - i);
+        fake_net_set_link(&f.backend, true); /* all at once */
+        while (fake_net_waiting(&f.backend, 0))
+            sched_yield();
+        event_loop_call(io_thread_loop(f.threads[0]), nothing, NULL);
+        check_marks(before, client);
+    }
+    dirty_stop(client);
+    fixture_end(&f);
+}
+
+Test(virtio_net_frames, leave_no_page_unmarked)
+{
+    write_pages(0);
+    write_pages(BIT(VIRTIO_F_RING_PACKED) | BIT(VIRTIO_RING_F_EVENT_IDX));
+    write_pages(BIT(VIRTIO_F_IN_ORDER));
+    start(0, 0, 0);
 }
 
 /* ---- Queues that break, and that are taken away ---- */
