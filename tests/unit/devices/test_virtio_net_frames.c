@@ -651,8 +651,15 @@ Test(virtio_net_frames, that_wait_and_are_no_longer_wanted_are_lost)
 
 #define PAGES (VIRTIO_GUEST_RAM / RAM_PAGE_SIZE)
 
+static uint8_t before[VIRTIO_GUEST_RAM], after[VIRTIO_GUEST_RAM];
+
+static void copy_memory(void *to)
+{
+    memcpy(to, memory_at(&f, 0), VIRTIO_GUEST_RAM);
+}
+
 /* Whatever the device has written since `before` was copied is marked. */
-static void check_marks(const uint8_t *before, struct dirty_client *client)
+static void check_marks(struct dirty_client *client)
 {
     static uint64_t marks[PAGES / 64];
     struct ram_block *block = f.guest.guest.block;
@@ -661,7 +668,7 @@ static void check_marks(const uint8_t *before, struct dirty_client *client)
     cr_assert_eq(dirty_take(client, block, 0, PAGES, marks, NULL), 0);
     for (unsigned page = 0; page < PAGES; page++) {
         size_t offset = (size_t)page * RAM_PAGE_SIZE;
-        bool differs = memcmp(before + offset, memory_at(&f, offset), RAM_PAGE_SIZE);
+        bool differs = memcmp(before + offset, after + offset, RAM_PAGE_SIZE);
         cr_assert(!differs || marks[page / 64] >> page % 64 & 1, "page %u", page);
         written += differs;
     }
@@ -670,7 +677,6 @@ static void check_marks(const uint8_t *before, struct dirty_client *client)
 
 static void write_pages(uint64_t features)
 {
-    static uint8_t before[VIRTIO_GUEST_RAM];
     static const struct {
         const uint8_t *destination;
         uint32_t length;
@@ -678,11 +684,12 @@ static void write_pages(uint64_t features)
                   {other, 9000}, {net_mac, 16000}, {net_mac, 7000}, {other, 5000}};
     struct dirty_client *client;
     start(ALL_OFFLOADS, 0, features | ALL_FILTERS | MERGE);
+    struct event_loop *loop = io_thread_loop(f.threads[0]);
     for (unsigned i = 0; i < 20; i++)
         offer_buffer(&f, 0, IN + i * 2 * 4096, 2 * 4096);
     cr_assert_eq(dirty_start(f.guest.guest.memory, "test", DIRTY_FROM_NOW, &client, NULL), 0);
     for (unsigned i = 0; i < ARRAY_SIZE(frames); i++) {
-        memcpy(before, memory_at(&f, 0), VIRTIO_GUEST_RAM);
+        event_loop_call(loop, copy_memory, before);
         fake_net_set_link(&f.backend, false);
         put_frame(&f, 0, &(struct frame_kind){.destination = frames[i].destination}, frames[i].length);
         put_frame(&f, 0, &plain, 100 + i);
@@ -690,8 +697,8 @@ static void write_pages(uint64_t features)
         fake_net_set_link(&f.backend, true); /* all at once */
         while (fake_net_waiting(&f.backend, 0))
             sched_yield();
-        event_loop_call(io_thread_loop(f.threads[0]), nothing, NULL);
-        check_marks(before, client);
+        event_loop_call(loop, copy_memory, after);
+        check_marks(client);
     }
     dirty_stop(client);
     fixture_end(&f);
