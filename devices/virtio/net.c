@@ -128,7 +128,8 @@ static void link_changed(void *opaque)
 
 /* ---- Life ---- */
 
-/* A driver that cannot say which frames it wants is given all. Section 5.1.6.5.2.2. */
+/* A driver that cannot say which frames it wants is given all, and one that has not been told the address is
+ * not held to it. Section 5.1.6.5.2.2. */
 static void init_settings(struct virtio_net *net)
 {
     const struct virtio_device *device = &net->device;
@@ -138,7 +139,7 @@ static void init_settings(struct virtio_net *net)
         .mtu = virtio_has_feature(device, VIRTIO_NET_F_MTU) ? net->mtu : 0,
         .offloads = net_guest_offloads(device->features),
         .pairs = 1,
-        .all_unicast = !filters,
+        .all_unicast = !filters || !virtio_has_feature(device, VIRTIO_NET_F_MAC),
         .all_multicast = !filters,
         .only_vlans = virtio_has_feature(device, VIRTIO_NET_F_CTRL_VLAN),
     };

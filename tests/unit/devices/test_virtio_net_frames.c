@@ -404,8 +404,8 @@ Test(virtio_net_frames, skip_buffers_that_have_no_room_for_a_header)
 /* ---- Wanted, and not ---- */
 
 #define ALL_FILTERS                                                                                          \
-    (CONTROL | BIT(VIRTIO_NET_F_CTRL_RX) | BIT(VIRTIO_NET_F_CTRL_RX_EXTRA) | BIT(VIRTIO_NET_F_CTRL_VLAN) |   \
-     BIT(VIRTIO_NET_F_CTRL_MAC_ADDR))
+    (CONTROL | BIT(VIRTIO_NET_F_MAC) | BIT(VIRTIO_NET_F_CTRL_RX) | BIT(VIRTIO_NET_F_CTRL_RX_EXTRA) |         \
+     BIT(VIRTIO_NET_F_CTRL_VLAN) | BIT(VIRTIO_NET_F_CTRL_MAC_ADDR))
 
 static const uint8_t other[] = {0x52, 0x54, 0x00, 0x12, 0x34, 0x57},
                      third[] = {0x52, 0x54, 0x00, 0x12, 0x34, 0x58},
@@ -471,6 +471,12 @@ Test(virtio_net_frames, are_all_delivered_without_filters)
 {
     start_filtered(0);
     cr_assert_eq(delivered(), ALL);
+}
+
+Test(virtio_net_frames, for_any_address_are_for_a_driver_that_was_told_none)
+{
+    start_filtered(CONTROL | BIT(VIRTIO_NET_F_CTRL_RX));
+    cr_assert_eq(delivered(), MINE | OTHER | BROADCAST);
 }
 
 Test(virtio_net_frames, are_filtered_by_modes)
