@@ -816,23 +816,26 @@ Test(virtio_net_frames, wait_while_the_link_is_down)
     expect_received(0, &buffer, 1, 100);
 }
 
-static uint32_t send_many(unsigned count)
+/* Offers `count` times the same buffer and kicks once; returns how many interrupts it took to get all back.
+ */
+static unsigned offer_many(unsigned queue, const struct queue_driver_buffer *buffer, unsigned count)
 {
-    uint32_t interrupts = 0;
-    struct queue_driver_buffer buffer = {OUT, 100, false};
+    struct queue_driver *driver = &f.guest.drivers[queue];
+    unsigned interrupts = 0;
     for (unsigned i = 0; i < count; i++)
-        cr_assert(queue_driver_offer(&f.guest.drivers[1], i, &buffer, 1, QUEUE_DRIVER_NONE, 0));
-    cr_assert(queue_driver_must_kick(&f.guest.drivers[1]));
-    mmio_guest_set(&f.guest, MMIO_GUEST_QUEUE_NOTIFY, 1);
+        cr_assert(queue_driver_offer(driver, i, buffer, 1, QUEUE_DRIVER_NONE, 0));
+    cr_assert(queue_driver_must_kick(driver));
+    mmio_guest_set(&f.guest, MMIO_GUEST_QUEUE_NOTIFY, queue);
     for (unsigned i = 0; i < count; i++) {
         uint32_t written;
         unsigned token;
-        while (!queue_driver_collect(&f.guest.drivers[1], &token, &written)) {
-            if (queue_driver_unmask(&f.guest.drivers[1], 0))
+        while (!queue_driver_collect(driver, &token, &written)) {
+            if (queue_driver_unmask(driver, 0))
                 continue;
             wait_for_interrupt(&f);
             interrupts++;
         }
+        cr_assert_eq(token, i);
     }
     return interrupts;
 }
@@ -840,6 +843,28 @@ static uint32_t send_many(unsigned count)
 Test(virtio_net_frames, go_in_batches)
 {
     start(0, 0, 0);
-    cr_assert_leq(send_many(64), 2);
+    cr_assert_leq(offer_many(transmit_queue(0), &(struct queue_driver_buffer){OUT, 100, false}, 64), 5);
     cr_assert_eq(f.backend.queues[0].largest_batch, 32);
+    for (unsigned i = 0; i < 64; i++)
+        put_frame(&f, 0, &plain, 100);
+    cr_assert_leq(offer_many(receive_queue(0), &(struct queue_driver_buffer){IN, 2048, true}, 64), 5);
+}
+
+/* More than a queue is served for at a time: it goes on with the rest afterwards. */
+Test(virtio_net_frames, are_not_forgotten_when_there_are_many)
+{
+    struct queue_driver_buffer out = {OUT, NET_FRAME_MAX, false}, in = {IN, NET_FRAME_MAX, true};
+    struct queue_driver_buffer answer = {ANSWER, 1, true};
+    for (unsigned merges = 0; merges < 2; merges++) {
+        start(0, 0, CONTROL | (merges ? MERGE : 0));
+        for (unsigned i = 0; i < 64; i++)
+            put_frame(&f, 0, &plain, NET_FRAME_MAX);
+        offer_many(transmit_queue(0), &out, 64);
+        offer_many(receive_queue(0), &in, 64);
+        offer_many(control_queue(&f), &answer, 64);
+        cr_assert_eq(*(uint8_t *)memory_at(&f, ANSWER), VIRTIO_NET_ERR);
+        offer_many(control_queue(&f), &answer, 1);
+        fixture_end(&f);
+    }
+    start(0, 0, 0);
 }
