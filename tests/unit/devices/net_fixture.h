@@ -31,11 +31,14 @@
 #define ALL_OFFLOADS (NET_OFFLOAD_CHECKSUM | NET_OFFLOAD_TSO4 | NET_OFFLOAD_TSO6 | NET_OFFLOAD_ECN)
 #define CONTROL      BIT(VIRTIO_NET_F_CTRL_VQ)
 #define MERGE        BIT(VIRTIO_NET_F_MRG_RXBUF)
+#define ALL_FILTERS                                                                                          \
+    (CONTROL | BIT(VIRTIO_NET_F_MAC) | BIT(VIRTIO_NET_F_CTRL_RX) | BIT(VIRTIO_NET_F_CTRL_RX_EXTRA) |         \
+     BIT(VIRTIO_NET_F_CTRL_VLAN) | BIT(VIRTIO_NET_F_CTRL_MAC_ADDR))
 
 /* Places in the guest's RAM. */
-#define OUT          MMIO_GUEST_DATA /* commands; frames to send */
-#define ANSWER       (OUT + 0x1F000)
-#define IN           (OUT + 0x20000) /* frames received */
+#define OUT    MMIO_GUEST_DATA /* commands; frames to send */
+#define ANSWER (OUT + 0x1F000)
+#define IN     (OUT + 0x20000) /* frames received */
 
 static const uint8_t net_mac[] = {0x52, 0x54, 0x00, 0x12, 0x34, 0x56};
 
