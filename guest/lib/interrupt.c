@@ -8,6 +8,7 @@
 #define FLAG_INTERRUPTS 0x200
 
 extern char kernel_gate[], kernel_gate_end[];
+extern char idle_halt[], idle_halt_end[]; /* the HLT of interrupt_wait() */
 static interrupt_handler *handlers[256];
 
 void interrupt_set(uint8_t vector, interrupt_handler *handler)
@@ -32,9 +33,20 @@ static void kernel_call(struct interrupt_frame *frame)
     frame->rax = ((kernel_function *)frame->rdi)(frame->rsi, frame);
 }
 
+/*
+ * Nothing interrupts a CPU between STI and HLT, unless an emulator forgets so, as QEMU 7.2 now and then does
+ * where an emulated hypervisor's guest is left just there. What HLT would wait for has come then.
+ */
+static void pass_halt(struct interrupt_frame *frame)
+{
+    if (frame->rip == (uint64_t)idle_halt)
+        frame->rip = (uint64_t)idle_halt_end;
+}
+
 void interrupt_dispatch(struct interrupt_frame *frame);
 void interrupt_dispatch(struct interrupt_frame *frame)
 {
+    pass_halt(frame);
     if (frame->vector == VECTOR_UNDEFINED_OPCODE && frame->rip == (uint64_t)kernel_gate)
         kernel_call(frame);
     else if (handlers[frame->vector])
@@ -60,9 +72,9 @@ void interrupts_off(void)
     in_kernel(set_interrupt_flag, 0);
 }
 
-static uint64_t wait(uint64_t argument, struct interrupt_frame *caller)
+static __attribute__((noinline, noclone)) uint64_t wait(uint64_t argument, struct interrupt_frame *caller)
 {
-    __asm__ volatile("sti; hlt; cli" : : : "memory");
+    __asm__ volatile("sti\n idle_halt: hlt\n idle_halt_end: cli" : : : "memory");
     return 0;
 }
 
