@@ -72,7 +72,7 @@ void interrupts_off(void)
     in_kernel(set_interrupt_flag, 0);
 }
 
-static __attribute__((noinline, noclone)) uint64_t wait(uint64_t argument, struct interrupt_frame *caller)
+static __attribute__((noinline)) uint64_t wait(uint64_t argument, struct interrupt_frame *caller)
 {
     __asm__ volatile("sti\n idle_halt: hlt\n idle_halt_end: cli" : : : "memory");
     return 0;
