@@ -129,7 +129,7 @@ static void link_changed(void *opaque)
 /* ---- Life ---- */
 
 /* A driver that cannot say which frames it wants is given all, and one that has not been told the address is
- * not held to it. Section 5.1.6.5.2.2. */
+ * not held to it. Section 5.1.6.5.2. */
 static void init_settings(struct virtio_net *net)
 {
     const struct virtio_device *device = &net->device;
