@@ -6,14 +6,24 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "base/macros.h"
 
 /* A full submission queue is submitted and goes on. What does not fit into the completion queue the kernel
  * keeps until there is room. */
 #define RING_ENTRIES       128
 #define COMPLETION_ENTRIES 1024
+
+/* So many entries are not kept back for company: a disk begins with them while others are made. */
+#define SUBMIT_AT          16
+
+/* How long pollers are looked at, in ns. */
+#define WINDOW_MIN         1000
+#define WINDOW_FIRST       8000
+#define WINDOW_MAX         100000
 
 /* In the kernel's name for a request: it is an event_request, not an event_source. */
 #define REQUEST_TAG        1
@@ -28,6 +38,7 @@ struct event_source {
     unsigned armed;  /* events of the request that the kernel holds; 0: none */
     bool changed;    /* on the loop's list of changes; guarded by the lock */
     bool cancelling;
+    bool missed; /* an edge that was not told: the request is made anew, and finds what is there */
     bool removed;
     event_callback *callback;
     void *opaque;
@@ -53,6 +64,10 @@ struct event_loop {
     struct event_request *finished, **finished_end; /* `done` is yet to be called; oldest first */
     unsigned finished_count;
     struct event_task *tasks, **tasks_end;
+    struct event_poller *pollers;
+    unsigned under_way; /* requests */
+    uint64_t
+        windows[2]; /* of time in which pollers are looked at: with no request under way, and with some */
     pthread_mutex_t lock;
     struct event_source *sources;
     struct event_source *changes; /* sources whose `wanted` differs from what is armed; guarded by the lock */
@@ -81,6 +96,28 @@ static void drain_wake(void *opaque, unsigned events)
     (void)got;
 }
 
+/*
+ * Completions are worked on when the thread enters the kernel, which a flag asks for, and not by interrupting
+ * it: where the kernel has that (Linux 5.19). Sources that are edge-triggered need Linux 5.13.
+ */
+static int set_up_ring(struct io_uring *ring)
+{
+    unsigned flags[] = {IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG, 0};
+    int result = -EINVAL;
+    for (unsigned i = 0; i < ARRAY_SIZE(flags) && result == -EINVAL; i++) {
+        struct io_uring_params params = {
+            .flags = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE | flags[i],
+            .cq_entries = COMPLETION_ENTRIES,
+        };
+        result = io_uring_queue_init_params(RING_ENTRIES, ring, &params);
+    }
+    if (result == 0 && !(ring->features & IORING_FEAT_RSRC_TAGS)) {
+        io_uring_queue_exit(ring);
+        return -ENOSYS;
+    }
+    return result;
+}
+
 int event_loop_create(struct event_loop **out, struct error *err)
 {
     struct event_loop *loop = calloc(1, sizeof(*loop));
@@ -88,16 +125,12 @@ int event_loop_create(struct event_loop **out, struct error *err)
         return error_set(err, ENOMEM, "not enough memory for an event loop");
     loop->finished_end = &loop->finished;
     loop->tasks_end = &loop->tasks;
-    struct io_uring_params params = {
-        .flags = IORING_SETUP_CLAMP | IORING_SETUP_CQSIZE,
-        .cq_entries = COMPLETION_ENTRIES,
-    };
-    int result = io_uring_queue_init_params(RING_ENTRIES, &loop->ring, &params);
+    int result = set_up_ring(&loop->ring);
     if (result < 0) {
         free(loop);
-        return error_set_errno(
-            err, -result,
-            "cannot set up an io_uring (allowed by kernel.io_uring_disabled and the seccomp filter?)");
+        return error_set_errno(err, -result,
+                               "cannot set up an io_uring (allowed by kernel.io_uring_disabled and the "
+                               "seccomp filter, and Linux 5.13 or later?)");
     }
     pthread_mutex_init(&loop->lock, NULL);
     pthread_cond_init(&loop->changed, NULL);
@@ -199,12 +232,24 @@ static void free_source(struct event_source *source)
     free(source);
 }
 
-/* Notes that the request for `source` has ended. Returns the events to call back for. */
-static unsigned complete(struct event_loop *loop, struct event_source *source, int result)
+static void miss(struct event_loop *loop, struct event_source *source)
 {
-    source->armed = 0;
-    source->cancelling = false;
+    source->missed = true;
     note_change(loop, source);
+}
+
+/* Notes what the request for `source` has found, and that it has ended unless there is `more` to come.
+ * Returns the events to call back for. */
+static unsigned complete(struct event_loop *loop, struct event_source *source, int result, bool more)
+{
+    if (!more) {
+        source->armed = 0;
+        source->cancelling = false;
+        source->missed = false;
+        note_change(loop, source);
+    } else if (!source->wanted) {
+        miss(loop, source);
+    }
     if (!source->wanted)
         return 0;
     if (result > 0)
@@ -214,6 +259,7 @@ static unsigned complete(struct event_loop *loop, struct event_source *source, i
 
 static void finish(struct event_loop *loop, struct event_request *request, int result)
 {
+    loop->under_way--;
     request->result = result;
     request->next = NULL;
     *loop->finished_end = request;
@@ -230,12 +276,13 @@ static bool take_completion(struct event_loop *loop, struct event_source **sourc
         return false;
     char *name = io_uring_cqe_get_data(completion);
     int result = completion->res;
+    bool more = completion->flags & IORING_CQE_F_MORE;
     io_uring_cqe_seen(&loop->ring, completion);
     *source = NULL;
     if ((uintptr_t)name & REQUEST_TAG)
         finish(loop, (struct event_request *)(name - REQUEST_TAG), result);
     else if ((*source = (struct event_source *)name))
-        *events = complete(loop, *source, result);
+        *events = complete(loop, *source, result, more);
     return true;
 }
 
@@ -259,7 +306,7 @@ static struct io_uring_sqe *get_entry(struct event_loop *loop)
 /* Brings the kernel's request for `source` in line with what is wanted. Called with the lock held. */
 static void apply_change(struct event_loop *loop, struct event_source *source)
 {
-    if (source->armed && source->armed != source->wanted) {
+    if (source->armed && (source->armed != source->wanted || source->missed)) {
         if (source->cancelling)
             return;
         struct io_uring_sqe *request = get_entry(loop);
@@ -270,7 +317,10 @@ static void apply_change(struct event_loop *loop, struct event_source *source)
         free_source(source);
     } else if (!source->armed && source->wanted) {
         struct io_uring_sqe *request = get_entry(loop);
-        io_uring_prep_poll_add(request, source->fd, source->wanted);
+        if (source->wanted & EVENT_EDGE)
+            io_uring_prep_poll_multishot(request, source->fd, source->wanted & ~EVENT_EDGE);
+        else
+            io_uring_prep_poll_add(request, source->fd, source->wanted);
         io_uring_sqe_set_data(request, source);
         source->armed = source->wanted;
     }
@@ -311,6 +361,8 @@ static void take_completions(struct event_loop *loop, bool silent)
     unsigned events;
     pthread_mutex_lock(&loop->lock);
     while (take_completion(loop, &source, &events)) {
+        if (events && silent && source->armed)
+            miss(loop, source);
         if (!events || silent)
             continue;
         pthread_mutex_unlock(&loop->lock);
@@ -330,11 +382,127 @@ static void run_tasks(struct event_loop *loop)
     }
 }
 
+/* ---- Looking before sleeping ---- */
+
+static uint64_t now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+/* Whether the kernel has completed something: it is in the ring, or will be once the kernel is entered. */
+static bool has_completions(struct event_loop *loop)
+{
+    if (io_uring_cq_ready(&loop->ring))
+        return true;
+    if (!(__atomic_load_n(loop->ring.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_TASKRUN))
+        return false;
+    io_uring_get_events(&loop->ring);
+    return true;
+}
+
+static bool look(struct event_loop *loop)
+{
+    bool found = false;
+    for (struct event_poller *poller = loop->pollers; poller; poller = poller->next)
+        found |= poller->look(poller);
+    return found;
+}
+
+static bool rest(struct event_loop *loop)
+{
+    bool found = false;
+    for (struct event_poller *poller = loop->pollers; poller; poller = poller->next)
+        found |= poller->rest(poller);
+    return found;
+}
+
+static void wake(struct event_loop *loop)
+{
+    for (struct event_poller *poller = loop->pollers; poller; poller = poller->next)
+        poller->wake(poller);
+}
+
+static uint64_t *window(struct event_loop *loop)
+{
+    return &loop->windows[loop->under_way > 0];
+}
+
+static bool spin(struct event_loop *loop)
+{
+    uint64_t start = now(), spent = 0, *limit = window(loop);
+    do {
+        if (look(loop) || has_completions(loop)) {
+            *limit = larger(*limit, smaller(4 * spent, WINDOW_MAX));
+            return true;
+        }
+        __builtin_ia32_pause();
+        spent = now() - start;
+    } while (spent < *limit);
+    return false;
+}
+
+/* Whether there is something to do before the loop may sleep. What is to be submitted is, before time passes.
+ */
+static bool keep_awake(struct event_loop *loop)
+{
+    if (*window(loop)) {
+        io_uring_submit(&loop->ring);
+        if (spin(loop))
+            return true;
+    }
+    return rest(loop);
+}
+
+/* A window is worth having where the loop has slept for less. What that is for depends on what it waits for.
+ */
+static int sleep_and_learn(struct event_loop *loop)
+{
+    uint64_t start = now(), *limit = window(loop);
+    int result = io_uring_submit_and_wait(&loop->ring, 1);
+    if (now() - start > WINDOW_MAX)
+        *limit = *limit > WINDOW_MIN ? *limit / 2 : 0;
+    else
+        *limit = smaller(larger(2 * *limit, WINDOW_FIRST), WINDOW_MAX);
+    if (event_loop_polls(loop))
+        wake(loop);
+    return result;
+}
+
+bool event_loop_polls(const struct event_loop *loop)
+{
+    return loop->windows[0] || loop->windows[1];
+}
+
+void event_loop_poll(struct event_loop *loop, struct event_poller *poller)
+{
+    poller->next = loop->pollers;
+    loop->pollers = poller;
+}
+
+void event_loop_unpoll(struct event_loop *loop, struct event_poller *poller)
+{
+    struct event_poller **link = &loop->pollers;
+    while (*link != poller)
+        link = &(*link)->next;
+    *link = poller->next;
+    if (!loop->pollers)
+        loop->windows[0] = loop->windows[1] = 0;
+}
+
+static int submit_and_wait(struct event_loop *loop, bool silent)
+{
+    bool busy = loop->finished || loop->tasks;
+    if (busy || silent || !loop->pollers)
+        return io_uring_submit_and_wait(&loop->ring, !busy);
+    return keep_awake(loop) ? 0 : sleep_and_learn(loop);
+}
+
 /* Waits for something to happen, unless something has, and calls back. */
 static int go_on(struct event_loop *loop, bool silent)
 {
-    bool idle = !loop->finished && !loop->tasks;
-    int result = io_uring_submit_and_wait(&loop->ring, idle);
+    int result = submit_and_wait(loop, silent);
     if (result < 0 && result != -EINTR && result != -EAGAIN && result != -EBUSY)
         return result;
     take_completions(loop, silent);
@@ -387,6 +555,8 @@ int event_loop_run(struct event_loop *loop)
     pthread_mutex_unlock(&loop->lock);
     while (result == 0 && (ask_waiters(loop), apply_changes(loop)))
         result = go_on(loop, false);
+    loop->windows[0] = loop->windows[1] = 0;
+    rest(loop);
     disown(loop);
     return result;
 }
@@ -456,6 +626,8 @@ void event_loop_call(struct event_loop *loop, void (*function)(void *opaque), vo
 /* Mostly without the lock. */
 static struct io_uring_sqe *entry_for_owner(struct event_loop *loop)
 {
+    if (io_uring_sq_ready(&loop->ring) >= SUBMIT_AT)
+        io_uring_submit(&loop->ring);
     struct io_uring_sqe *entry = io_uring_get_sqe(&loop->ring);
     if (entry)
         return entry;
@@ -469,6 +641,7 @@ struct io_uring_sqe *event_loop_request(struct event_loop *loop, struct event_re
 {
     struct io_uring_sqe *entry = entry_for_owner(loop);
     io_uring_sqe_set_data(entry, (char *)request + REQUEST_TAG);
+    loop->under_way++;
     return entry;
 }
 

@@ -24,6 +24,10 @@ int event_loop_create(struct event_loop **loop, struct error *err);
  * is under way: its owner has waited for it (event_loop_wait()). */
 void event_loop_destroy(struct event_loop *loop);
 
+/* Beside POLLIN and others, for an eventfd that nobody reads: the callback is called after each write, or
+ * once after several, and once at the beginning; not for as long as there is something to read. */
+#define EVENT_EDGE (1u << 31)
+
 /*
  * Watches `fd` (borrowed; any descriptor poll(2) takes) for the poll `events`, which may be 0 to begin
  * silent, and calls `callback` for as long as they hold (level-triggered). The source stays until
@@ -71,6 +75,32 @@ struct event_request {
     struct event_request *next; /* private from here on */
     int result;
 };
+
+/*
+ * Something that is looked at again and again for a while before the loop sleeps: memory that is written
+ * faster than a sleeping thread wakes. Embedded in its owner; its callbacks run on the loop's thread.
+ *
+ * `look` does what there is to do, and returns whether there was something; so does `rest`, which comes last
+ * before the loop sleeps or ends, and sees to it that what comes from then on wakes the loop by other means.
+ * `wake` is called when the loop has slept, if it is going to look again, so that those are needed no more.
+ *
+ * The time is the loop's to choose: none where it sleeps for long each time, and up to 100 µs, within which
+ * its requests and sources are looked at too, where it does not.
+ */
+struct event_poller {
+    bool (*look)(struct event_poller *poller);
+    bool (*rest)(struct event_poller *poller);
+    void (*wake)(struct event_poller *poller);
+    struct event_poller *next; /* private */
+};
+
+/* Begins and ends looking. On the loop's thread, not in a poller's callback. */
+void event_loop_poll(struct event_loop *loop, struct event_poller *poller);
+void event_loop_unpoll(struct event_loop *loop, struct event_poller *poller);
+
+/* On the loop's thread: whether pollers are looked at before the loop sleeps next, so that they need not be
+ * woken by other means until then. */
+bool event_loop_polls(const struct event_loop *loop);
 
 struct io_uring_sqe;
 

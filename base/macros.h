@@ -27,6 +27,11 @@ static inline uint64_t align_down(uint64_t value, uint64_t alignment)
     return value & ~(alignment - 1);
 }
 
+static inline size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
 static inline size_t smaller(size_t a, size_t b)
 {
     return a < b ? a : b;

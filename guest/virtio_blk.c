@@ -339,6 +339,7 @@ static uint64_t serve(const struct virtio_device *device, unsigned number, void 
         work(&current, text ? text + number : 0);
     else
         complain(&current, "it cannot be set up");
+    virtio_reset(&current.device);
     return current.wrong;
 }
 

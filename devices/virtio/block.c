@@ -107,7 +107,7 @@ static void kicked(struct virtio_device *device, unsigned index, struct virtqueu
             virtio_queue_kick(device, index);
             return;
         }
-    } while (result == 0 && virtqueue_set_kicks(ring, true));
+    } while (result == 0 && virtio_queue_drained(device, index));
     if (result < 0)
         virtio_queue_broke(device, index, &err);
 }

@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/event_loop.h"
 #include "base/log.h"
+#include "base/macros.h"
 #include "devices/virtio/queue.h"
 
 #define BIT(number) ((uint64_t)1 << (number))
@@ -37,12 +38,15 @@ struct virtio_queue {
     char name[32];
     struct event_loop *loop;
     struct event_source *kicks; /* silent unless the queue is started */
+    struct event_poller poller; /* while it is started */
     int kick_fd;
     struct virtio_queue_setup setup; /* guarded by the device's lock */
     struct virtqueue *ring;          /* NULL unless it is started; set by whoever makes a change */
     /* The loop's, while it is started: */
     bool broken;
     bool stopped;
+    bool polled;  /* its device says when it is drained, and leaves it to the loop to look for more */
+    bool drained; /* kicks are to be asked for before the loop sleeps */
 };
 
 static struct virtio_queue *find_queue(struct virtio_device *device, unsigned index)
@@ -88,16 +92,52 @@ static void ask_for_reset(struct virtio_device *device, const struct error *why)
 static void on_kick(void *opaque, unsigned events)
 {
     struct virtio_queue *queue = opaque;
-    eventfd_t kicks;
-    eventfd_read(queue->kick_fd, &kicks);
+    queue->drained = false;
     queue->device->ops->kicked(queue->device, queue->index, queue->ring);
+}
+
+bool virtio_queue_drained(struct virtio_device *device, unsigned index)
+{
+    struct virtio_queue *queue = &device->queues[index];
+    queue->polled = true;
+    queue->drained = event_loop_polls(queue->loop);
+    return !queue->drained && virtqueue_set_kicks(queue->ring, true);
+}
+
+static bool look(struct event_poller *poller)
+{
+    struct virtio_queue *queue = container_of(poller, struct virtio_queue, poller);
+    if (!queue->drained || !virtqueue_peek(queue->ring))
+        return false;
+    on_kick(queue, POLLIN);
+    return true;
+}
+
+static void wake(struct event_poller *poller)
+{
+    struct virtio_queue *queue = container_of(poller, struct virtio_queue, poller);
+    if (!queue->polled || queue->broken)
+        return;
+    virtqueue_set_kicks(queue->ring, false);
+    queue->drained = true;
+}
+
+static bool rest(struct event_poller *poller)
+{
+    struct virtio_queue *queue = container_of(poller, struct virtio_queue, poller);
+    bool more = queue->drained && virtqueue_set_kicks(queue->ring, true);
+    queue->drained = false;
+    if (more)
+        on_kick(queue, POLLIN);
+    return more;
 }
 
 static void start_serving(void *opaque)
 {
     struct virtio_queue *queue = opaque;
     const struct virtio_device_ops *ops = queue->device->ops;
-    event_loop_modify(queue->loop, queue->kicks, POLLIN);
+    event_loop_modify(queue->loop, queue->kicks, POLLIN | EVENT_EDGE);
+    event_loop_poll(queue->loop, &queue->poller);
     if (ops->start_queue)
         ops->start_queue(queue->device, queue->index, queue->ring);
     if (!queue->broken)
@@ -109,6 +149,8 @@ static void stop_serving(void *opaque)
     struct virtio_queue *queue = opaque;
     const struct virtio_device_ops *ops = queue->device->ops;
     event_loop_modify(queue->loop, queue->kicks, 0);
+    event_loop_unpoll(queue->loop, &queue->poller);
+    queue->polled = queue->drained = false;
     if (ops->stop_queue)
         ops->stop_queue(queue->device, queue->index, queue->ring);
     else
@@ -464,7 +506,10 @@ static int init_queues(struct virtio_device *device, const struct virtio_device_
         return error_set(err, ENOMEM, "not enough memory for the queues of %s", config->ops->name);
     for (unsigned i = 0; i < config->queue_count; i++) {
         struct virtio_queue *queue = &device->queues[i];
-        *queue = (struct virtio_queue){.device = device, .index = i, .loop = config->loops[i]};
+        *queue = (struct virtio_queue){.device = device,
+                                       .index = i,
+                                       .loop = config->loops[i],
+                                       .poller = {.look = look, .rest = rest, .wake = wake}};
         queue->setup.size = config->queue_size_max;
         snprintf(queue->name, sizeof(queue->name), "%s queue %u", config->ops->name, i);
         device->queue_count = i + 1;

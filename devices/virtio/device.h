@@ -130,6 +130,14 @@ static inline bool virtio_has_feature(const struct virtio_device *device, unsign
 /* On the queue's loop, while it is started: interrupts the driver if it wants to know of what was pushed. */
 void virtio_queue_interrupt(struct virtio_device *device, unsigned index);
 
+/*
+ * On the queue's loop, in `kicked`, when nothing is left to pop and kicks are declined: asks for them, now or
+ * when the loop has looked at the queue for a while (base/event_loop.h) and goes to sleep. Returns whether
+ * there is something to pop after all, for which `kicked` may not be called again. The queues of a device
+ * that never calls it are not looked at.
+ */
+bool virtio_queue_drained(struct virtio_device *device, unsigned index);
+
 /* On the queue's loop: answers stop_queue. */
 void virtio_queue_stopped(struct virtio_device *device, unsigned index);
 

@@ -425,6 +425,12 @@ bool virtqueue_set_kicks(struct virtqueue *queue, bool wanted)
     return wanted && (there > 0 || (queue->broken && !queue->told));
 }
 
+bool virtqueue_peek(struct virtqueue *queue)
+{
+    bool there = !begin(queue) && queue->layout->available(queue) > 0;
+    return there || (queue->broken && !queue->told);
+}
+
 /* ---- Contents ---- */
 
 /* Copies between `data` and a half of a chain, piece by piece. */

@@ -108,6 +108,10 @@ bool virtqueue_wants_interrupt(struct virtqueue *queue);
  */
 bool virtqueue_set_kicks(struct virtqueue *queue, bool wanted);
 
+/* Whether there is something to pop (a chain, or the message of a broken queue), without asking for a kick:
+ * for a device that looks by itself while kicks are declined. */
+bool virtqueue_peek(struct virtqueue *queue);
+
 bool virtqueue_broken(const struct virtqueue *queue);
 
 /*

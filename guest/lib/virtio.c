@@ -23,14 +23,19 @@ bool virtio_find(uint32_t id, unsigned index, struct virtio_device *device)
     return find(virtio_mmio_next, id, &index, device) || find(virtio_pci_next, id, &index, device);
 }
 
+void virtio_reset(const struct virtio_device *device)
+{
+    device->transport->set_status(device, 0);
+    while (device->transport->status(device) != 0)
+        ;
+}
+
 bool virtio_negotiate(struct virtio_device *device, uint64_t wanted)
 {
     const struct virtio_transport *transport = device->transport;
     uint8_t status = VIRTIO_ACKNOWLEDGE | VIRTIO_DRIVER;
 
-    transport->set_status(device, 0);
-    while (transport->status(device) != 0)
-        ;
+    virtio_reset(device);
     transport->set_status(device, VIRTIO_ACKNOWLEDGE);
     transport->set_status(device, status);
     device->features = transport->offered(device, 0) | (uint64_t)transport->offered(device, 1) << 32;

@@ -56,6 +56,9 @@ struct virtio_device {
  */
 bool virtio_find(uint32_t id, unsigned index, struct virtio_device *device);
 
+/* Resets the device, and waits until it has: then its queues' memory is the driver's again. */
+void virtio_reset(const struct virtio_device *device);
+
 /* Resets the device and negotiates those of the features `wanted` that it offers. False if it refuses them.
  */
 bool virtio_negotiate(struct virtio_device *device, uint64_t wanted);
