@@ -10,6 +10,7 @@
 #define LAPIC_ICR_HIGH     0x310
 #define LAPIC_TIMER        0x320
 #define LAPIC_TIMER_COUNT  0x380
+#define LAPIC_TIMER_LEFT   0x390
 #define LAPIC_TIMER_DIVIDE 0x3e0
 
 #define SVR_ENABLE         0x100
@@ -17,6 +18,7 @@
 #define TIMER_PERIODIC     0x20000
 #define LVT_MASKED         0x10000
 #define TIMER_DIVIDE_BY_16 3
+#define TIMER_DIVIDE_BY_1  0xb
 #define ICR_INIT           0x4500 /* asserted */
 #define ICR_STARTUP        0x4600
 
@@ -68,6 +70,18 @@ void lapic_timer(uint8_t vector, uint32_t hz)
     lapic_write(LAPIC_TIMER_DIVIDE, TIMER_DIVIDE_BY_16);
     lapic_write(LAPIC_TIMER, hz ? TIMER_PERIODIC | vector : LVT_MASKED);
     lapic_write(LAPIC_TIMER_COUNT, hz ? LAPIC_TIMER_HZ / 16 / hz : 0);
+}
+
+void lapic_timer_once(uint32_t count)
+{
+    lapic_write(LAPIC_TIMER_DIVIDE, TIMER_DIVIDE_BY_1);
+    lapic_write(LAPIC_TIMER, LVT_MASKED);
+    lapic_write(LAPIC_TIMER_COUNT, count);
+}
+
+uint32_t lapic_timer_left(void)
+{
+    return lapic_read(LAPIC_TIMER_LEFT);
 }
 
 static void send(uint8_t apic_id, uint32_t command)

@@ -22,6 +22,10 @@ bool lapic_in_service(uint8_t vector);
 /* Has the timer send `vector` `hz` times a second; 0 stops it. */
 void lapic_timer(uint8_t vector, uint32_t hz);
 
+/* Has it count once from `count` down to 0 by LAPIC_TIMER_HZ, without an interrupt; how far it has come. */
+void lapic_timer_once(uint32_t count);
+uint32_t lapic_timer_left(void);
+
 /*
  * Send INIT, and a start-up interrupt that begins in real mode at `page` << 12, to the CPU with this APIC id.
  */

@@ -25,7 +25,8 @@ sub quartiles
 }
 
 # Reports the values of each contestant ([NAME, ...]; godwit first), and godwit's as a ratio to each other's of the same
-# round. `ratios` are the targets of those by name, `limit` that of godwit's median; either may be missing.
+# round. `ratios` are the targets of those by name, `limit` that of godwit's median; either may be missing. A target is the most
+# that a median may be, or as '>= N' the least.
 sub compare
 {
     my ($figure, $unit, $contestants, $values, $ratios, $limit) = @_;
@@ -50,15 +51,16 @@ sub report
 {
     my ($figure, $what, $unit, $values, $target) = @_;
     my @q = quartiles(@$values);
-    my $met = defined $target ? $q[1] <= $target : undef;
+    my ($least, $limit) = defined $target ? $target =~ /^(>= )?(.*)/ : ();
+    my $met = defined $target ? ($least ? $q[1] >= $limit : $q[1] <= $limit) : undef;
     if ($json) {
         printf '{"bench":"%s","figure":"%s","what":"%s","unit":"%s","low":%.4g,"median":%.4g,"high":%.4g,"rounds":%d',
             $bench, $figure, $what, $unit, @q, scalar @$values;
-        printf ',"target":%s,"met":%s', $target, $met ? 'true' : 'false' if defined $target;
+        printf ',"target":%s,"least":%s,"met":%s', $limit, map { $_ ? 'true' : 'false' } $least, $met if defined $target;
         printf qq(,"host":"%s"}\n), host();
     } else {
         printf "  %-44s %10.4g %10.4g %10.4g", $what, @q;
-        printf "   <= %s: %s", $target, $met ? 'met' : 'missed' if defined $target;
+        printf "   %s %s: %s", $least ? '>=' : '<=', $limit, $met ? 'met' : 'missed' if defined $target;
         print "\n";
     }
 }
