@@ -4,6 +4,7 @@
 #include <liburing.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <time.h>
@@ -66,8 +67,8 @@ struct event_loop {
     struct event_task *tasks, **tasks_end;
     struct event_poller *pollers;
     unsigned under_way; /* requests */
-    uint64_t
-        windows[2]; /* of time in which pollers are looked at: with no request under way, and with some */
+    uint64_t window_max;
+    uint64_t windows[2]; /* of time for looking at pollers: with no request under way, and with some */
     pthread_mutex_t lock;
     struct event_source *sources;
     struct event_source *changes; /* sources whose `wanted` differs from what is armed; guarded by the lock */
@@ -118,6 +119,13 @@ static int set_up_ring(struct io_uring *ring)
     return result;
 }
 
+/* On a single processor, what a loop looks for cannot come while it looks. */
+static bool has_one_processor(void)
+{
+    cpu_set_t processors;
+    return sched_getaffinity(0, sizeof(processors), &processors) == 0 && CPU_COUNT(&processors) == 1;
+}
+
 int event_loop_create(struct event_loop **out, struct error *err)
 {
     struct event_loop *loop = calloc(1, sizeof(*loop));
@@ -125,6 +133,7 @@ int event_loop_create(struct event_loop **out, struct error *err)
         return error_set(err, ENOMEM, "not enough memory for an event loop");
     loop->finished_end = &loop->finished;
     loop->tasks_end = &loop->tasks;
+    loop->window_max = has_one_processor() ? 0 : WINDOW_MAX;
     int result = set_up_ring(&loop->ring);
     if (result < 0) {
         free(loop);
@@ -434,7 +443,7 @@ static bool spin(struct event_loop *loop)
     uint64_t start = now(), spent = 0, *limit = window(loop);
     do {
         if (look(loop) || has_completions(loop)) {
-            *limit = larger(*limit, smaller(4 * spent, WINDOW_MAX));
+            *limit = larger(*limit, smaller(4 * spent, loop->window_max));
             return true;
         }
         __builtin_ia32_pause();
@@ -464,7 +473,7 @@ static int sleep_and_learn(struct event_loop *loop)
     if (now() - start > WINDOW_MAX)
         *limit = *limit > WINDOW_MIN ? *limit / 2 : 0;
     else
-        *limit = smaller(larger(2 * *limit, WINDOW_FIRST), WINDOW_MAX);
+        *limit = smaller(larger(2 * *limit, WINDOW_FIRST), loop->window_max);
     if (event_loop_polls(loop))
         wake(loop);
     return result;

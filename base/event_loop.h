@@ -84,8 +84,8 @@ struct event_request {
  * before the loop sleeps or ends, and sees to it that what comes from then on wakes the loop by other means.
  * `wake` is called when the loop has slept, if it is going to look again, so that those are needed no more.
  *
- * The time is the loop's to choose: none where it sleeps for long each time, and up to 100 µs, within which
- * its requests and sources are looked at too, where it does not.
+ * The time is the loop's to choose: none where it sleeps for long each time or has but one processor, and up
+ * to 100 µs, within which its requests and sources are looked at too, where it does not.
  */
 struct event_poller {
     bool (*look)(struct event_poller *poller);

@@ -123,7 +123,7 @@ struct mailbox {
     int fd;
     _Atomic unsigned sent, seen;
     _Atomic bool asked;
-    unsigned rests; /* of the loop's thread */
+    unsigned rests, looks; /* of the loop's thread */
 };
 
 static bool take(struct mailbox *mailbox)
@@ -231,6 +231,47 @@ Test(event_loop_polling, loses_nothing_that_comes_in_several_places)
 Test(event_loop_polling, loses_nothing_that_comes_slowly)
 {
     exchange(500, 2, PAUSE_US);
+}
+
+static bool count_looks(struct event_poller *poller)
+{
+    struct mailbox *mailbox = container_of(poller, struct mailbox, poller);
+    mailbox->looks++;
+    return take(mailbox);
+}
+
+/* How often a loop looks that is created with these processors. */
+static unsigned looks_on(const cpu_set_t *processors)
+{
+    cpu_set_t before;
+    cr_assert_eq(sched_getaffinity(0, sizeof(before), &before), 0);
+    cr_assert_eq(sched_setaffinity(0, sizeof(*processors), processors), 0);
+    struct mailbox mailbox = {.looks = 0};
+    struct io_thread *thread = start(&mailbox.loop);
+    init(&mailbox);
+    mailbox.poller.look = count_looks;
+    event_loop_call(mailbox.loop, open_mailbox, &mailbox);
+    for (unsigned i = 0; i < 2000; i++) {
+        send(&mailbox);
+        while (mailbox.seen != mailbox.sent)
+            sched_yield();
+    }
+    event_loop_call(mailbox.loop, close_mailbox, &mailbox);
+    io_thread_destroy(thread);
+    close(mailbox.fd);
+    sched_setaffinity(0, sizeof(before), &before);
+    return mailbox.looks;
+}
+
+Test(event_loop_polling, does_not_look_on_a_single_processor)
+{
+    cpu_set_t all, one;
+    cr_assert_eq(sched_getaffinity(0, sizeof(all), &all), 0);
+    CPU_ZERO(&one);
+    for (int i = 0; i < CPU_SETSIZE && CPU_COUNT(&one) == 0; i++)
+        if (CPU_ISSET(i, &all))
+            CPU_SET(i, &one);
+    cr_assert_eq(looks_on(&one), 0);
 }
 
 /* Answers to the calls below while it is looked at: the loop goes on with everything else. */
