@@ -438,15 +438,28 @@ static uint64_t *window(struct event_loop *loop)
     return &loop->windows[loop->under_way > 0];
 }
 
+/* Tells the processor that this is a loop which waits. */
+static void relax(void)
+{
+#ifdef __x86_64__
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Completions are looked for also where pollers always find something: their owners may be what others wait
+ * for. */
 static bool spin(struct event_loop *loop)
 {
     uint64_t start = now(), spent = 0, *limit = window(loop);
     do {
-        if (look(loop) || has_completions(loop)) {
+        bool found = look(loop);
+        if (has_completions(loop) || found) {
             *limit = larger(*limit, smaller(4 * spent, loop->window_max));
             return true;
         }
-        __builtin_ia32_pause();
+        relax();
         spent = now() - start;
     } while (spent < *limit);
     return false;
