@@ -5,7 +5,7 @@
  *
  * The input begins with a byte that chooses features; then come chains: a byte with the count of buffers, two
  * bytes for each (how long, where, which half), 16 for a header, and a length of further content, which is
- * taken from the input.
+ * taken from the input. A bit of the count has the configuration space accessed while the chain is out.
  */
 #include <linux/virtio_blk.h>
 #include <linux/virtio_config.h>
@@ -156,6 +156,16 @@ static struct queue_driver_buffer next_buffer(struct machine *machine, uint32_t 
     return buffer;
 }
 
+/* Nothing but the cache's mode can be written. */
+static void touch_config(struct machine *machine)
+{
+    struct mmio_guest *guest = &machine->guest;
+    unsigned offset = MMIO_GUEST_CONFIG + (next(machine) & ~3u);
+    mmio_guest_set(guest, offset, next(machine) * 0x01010101u);
+    mmio_guest_get(guest, offset);
+    check(mmio_guest_get(guest, MMIO_GUEST_CONFIG) == DISK_SIZE / 512);
+}
+
 static void send(struct machine *machine)
 {
     struct queue_driver_buffer buffers[BUFFERS_MAX];
@@ -173,7 +183,10 @@ static void send(struct machine *machine)
         content[HEADER + left] = next(machine);
     uint8_t *last = mmio_guest_memory(&machine->guest, place[1] - 1);
     *last = NONE;
-    if (!mmio_guest_offer(&machine->guest, 0, 0, buffers, count, choice & 0x80) || !take(machine, &written)) {
+    bool offered = mmio_guest_offer(&machine->guest, 0, 0, buffers, count, choice & 0x80);
+    if (choice & 0x40)
+        touch_config(machine);
+    if (!offered || !take(machine, &written)) {
         mmio_guest_reset(&machine->guest);
         mmio_guest_start(&machine->guest, machine->features);
     } else if (machine->orderly) {
