@@ -304,7 +304,7 @@ static void socket_ready(void *opaque, unsigned events)
     if (!readable && events & (POLLHUP | POLLERR) && passt->fd >= 0)
         disconnect(passt, "has closed the connection");
     update_sources(passt);
-    call_back(passt, readable, passt->rest_start == passt->rest_end && events & POLLOUT);
+    call_back(passt, readable, events & POLLOUT);
 }
 
 static void immediately(void *opaque, unsigned events)

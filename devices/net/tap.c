@@ -85,10 +85,7 @@ static ssize_t move(const struct tap_queue *queue, const struct net_frame *frame
         count = net_frame_body(frame, body, clear);
         iov = body;
     }
-    ssize_t size;
-    do
-        size = call(queue->fd, iov, (int)count);
-    while (size < 0 && errno == EINTR);
+    ssize_t size = call(queue->fd, iov, (int)count);
     return size < 0 ? -errno : size;
 }
 
@@ -134,7 +131,7 @@ static unsigned send_frames(struct net_backend *backend, unsigned index, const s
 
 static int set_offloads(struct net_backend *backend, unsigned offloads)
 {
-    return tap_set_offloads(tap_of(backend), offloads & backend->offloads);
+    return tap_set_offloads(tap_of(backend), offloads);
 }
 
 static int set_attached(const struct tap_queue *queue, bool attached)

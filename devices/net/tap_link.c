@@ -63,8 +63,7 @@ static void read_tun(const struct rtattr *info, struct tap_link *link)
     link->multi_queue = flag(find_inside(tun, IFLA_TUN_MULTI_QUEUE, 1));
     /* One that does not last is there because of a descriptor. */
     link->in_use = !flag(find_inside(tun, IFLA_TUN_PERSIST, 1)) ||
-                   number(find_inside(tun, IFLA_TUN_NUM_QUEUES, sizeof(uint32_t))) ||
-                   number(find_inside(tun, IFLA_TUN_NUM_DISABLED_QUEUES, sizeof(uint32_t)));
+                   number(find_inside(tun, IFLA_TUN_NUM_QUEUES, sizeof(uint32_t)));
 }
 
 static int read_answer(const struct nlmsghdr *header, ssize_t size, struct tap_link *link)

@@ -279,38 +279,86 @@ Test(passt, frames_that_cannot_be_sent_are_lost_alone)
     tear_down(&fixture);
 }
 
+/* More pieces than one system call takes: of all frames together, and of one alone, which is lost. */
+Test(passt, frames_of_many_pieces)
+{
+    struct fixture fixture;
+    static uint8_t data[5][NET_HEADER_SIZE + IOV_MAX];
+    static struct iovec pieces[5][IOV_MAX];
+    struct net_frame frames[5];
+    set_up(&fixture);
+    for (unsigned i = 0; i < 5; i++) {
+        unsigned size = i == 2 ? IOV_MAX : 400;
+        fill_frame(data[i] + NET_HEADER_SIZE, size - NET_HEADER_SIZE, i);
+        for (unsigned j = 0; j < size; j++)
+            pieces[i][j] = (struct iovec){data[i] + j, 1};
+        frames[i] = (struct net_frame){pieces[i], size, size};
+    }
+    cr_assert_eq(net_backend_send(fixture.backend, 0, frames, 5), 5);
+    for (unsigned i = 0; i < 5; i++) {
+        if (i != 2)
+            peer_reads(&fixture, 400 - NET_HEADER_SIZE, i);
+    }
+    works(&fixture);
+    tear_down(&fixture);
+}
+
+enum {
+    SLOW_BATCH = 100
+};
+
 static size_t slow_size(unsigned number)
 {
     return FRAME_MIN + number * 7919 % 2900;
 }
 
-/* Sends until there is no room, in batches; the peer reads at odd sizes; all that was taken arrives. */
-Test(passt, a_slow_peer_gets_all_that_was_taken)
+/* Sends frames from `next` on, until there is no room; returns the number of the first one that was not
+ * taken. */
+static unsigned fill(struct fixture *fixture, unsigned next)
 {
-    enum {
-        BATCH = 100
-    };
-    struct fixture fixture;
-    static uint8_t data[BATCH][NET_HEADER_SIZE + 3000];
-    static uint8_t want[FRAME_MAX + 4], got[FRAME_MAX + 4];
-    struct iovec pieces[BATCH];
-    struct net_frame frames[BATCH];
-    unsigned next = 0, full = 0, read = 0;
-    set_up(&fixture);
-    while (full < 20) {
-        for (unsigned i = 0; i < BATCH; i++) {
+    static uint8_t data[SLOW_BATCH][NET_HEADER_SIZE + 3000];
+    struct iovec pieces[SLOW_BATCH];
+    struct net_frame frames[SLOW_BATCH];
+    unsigned taken;
+    do {
+        for (unsigned i = 0; i < SLOW_BATCH; i++) {
             size_t size = slow_size(next + i);
             fill_frame(data[i] + NET_HEADER_SIZE, size, next + i);
             pieces[i] = (struct iovec){data[i], NET_HEADER_SIZE + size};
-            frames[i] = (struct net_frame){
-                .iov = &pieces[i], .iov_count = 1, .length = (uint32_t)(NET_HEADER_SIZE + size)};
+            frames[i] = (struct net_frame){&pieces[i], 1, (uint32_t)(NET_HEADER_SIZE + size)};
         }
-        unsigned taken = net_backend_send(fixture.backend, 0, frames, BATCH);
+        taken = net_backend_send(fixture->backend, 0, frames, SLOW_BATCH);
         memset(data, 0xEE, sizeof(data));
         next += taken;
-        if (taken == BATCH)
-            continue;
-        full++;
+    } while (taken == SLOW_BATCH);
+    return next;
+}
+
+/* The peer reads frames `from` to `to`, also if godwit has not sent all of them yet. */
+static void read_patiently(struct fixture *fixture, unsigned from, unsigned to)
+{
+    static uint8_t want[FRAME_MAX + 4], got[FRAME_MAX + 4];
+    for (; from < to; from++) {
+        size_t whole = stream_frame(want, slow_size(from), from), have = 0;
+        while (have < whole) {
+            ssize_t size = recv(fixture->peer, got + have, whole - have, MSG_DONTWAIT);
+            if (size > 0)
+                have += (size_t)size;
+            else
+                settle(fixture);
+        }
+        cr_assert_eq(memcmp(want, got, whole), 0, "frame %u of %u", from, to);
+    }
+}
+
+/* Sends until there is no room, in batches; the peer reads; all that was taken arrives. */
+Test(passt, a_slow_peer_gets_all_that_was_taken)
+{
+    struct fixture fixture;
+    unsigned next = 0, read = 0;
+    set_up(&fixture);
+    for (unsigned full = 0; full < 20; full++) {
+        next = fill(&fixture, next);
         net_backend_watch(fixture.backend, 0, false, true);
         settle(&fixture);
         cr_assert_eq(fixture.calls.writable, 0, "there is room after %u frames", next);
@@ -324,18 +372,11 @@ Test(passt, a_slow_peer_gets_all_that_was_taken)
         fixture.calls.writable = 0;
     }
     /* The rest of the last frame leaves by itself. */
-    for (; read < next; read++) {
-        size_t whole = stream_frame(want, slow_size(read), read), have = 0;
-        while (have < whole) {
-            ssize_t size = recv(fixture.peer, got + have, whole - have, MSG_DONTWAIT);
-            if (size > 0)
-                have += (size_t)size;
-            else
-                settle(&fixture);
-        }
-        cr_assert_eq(memcmp(want, got, whole), 0, "frame %u of %u", read, next);
-    }
-    cr_assert_eq(recv(fixture.peer, got, 1, MSG_DONTWAIT), -1);
+    next = fill(&fixture, next);
+    read_patiently(&fixture, read, next);
+    char byte;
+    cr_assert_eq(recv(fixture.peer, &byte, 1, MSG_DONTWAIT), -1);
+    works(&fixture);
     tear_down(&fixture);
 }
 
@@ -389,6 +430,7 @@ Test(passt, frames_wait_while_the_queue_is_stopped)
 static void stop_it(void *opaque, unsigned queue)
 {
     struct fixture *fixture = opaque;
+    fixture->calls.readable++;
     net_backend_stop(fixture->backend, 0);
     event_loop_quit(fixture->loop);
 }
@@ -405,6 +447,7 @@ Test(passt, may_be_stopped_by_its_callbacks)
         cr_assert_eq(net_backend_start(fixture.backend, 0, fixture.loop, &stopping, &fixture), 0);
         net_backend_watch(fixture.backend, 0, true, true);
         cr_assert_eq(event_loop_run(fixture.loop), 0);
+        cr_assert_eq(fixture.calls.readable, i + 1);
         start_queue(&fixture);
         receives(&fixture, 60, i);
     }

@@ -285,6 +285,42 @@ Test(tap, has_its_link_down_when_the_interface_is_deleted)
     tear_down(&fixture);
 }
 
+/* Not by the loop, as nothing is watched for. */
+Test(tap, notices_the_end_of_its_interface_by_receiving)
+{
+    struct fixture fixture;
+    uint8_t data[100];
+    set_up(&fixture);
+    shell("ip link del tap0");
+    cr_assert_eq(receive_one(fixture.tap, 0, data, sizeof(data)), 0);
+    run_until(&fixture.calls, 1);
+    cr_assert(!fixture.tap->link_up);
+    tear_down(&fixture);
+}
+
+static void stop_it(void *opaque, unsigned queue)
+{
+    struct fixture *fixture = opaque;
+    fixture->calls.readable++;
+    net_backend_stop(fixture->tap, queue);
+    event_loop_quit(fixture->loop);
+}
+
+Test(tap, may_be_stopped_by_its_callbacks)
+{
+    static const struct net_queue_events stopping = {.readable = stop_it, .writable = stop_it};
+    struct fixture fixture;
+    set_up(&fixture);
+    kernel_sends(&fixture, 60, 1);
+    net_backend_stop(fixture.tap, 0);
+    cr_assert_eq(net_backend_start(fixture.tap, 0, fixture.loop, &stopping, &fixture), 0);
+    net_backend_watch(fixture.tap, 0, true, true);
+    cr_assert_eq(event_loop_run(fixture.loop), 0);
+    cr_assert_eq(fixture.calls.readable, 1);
+    cr_assert_eq(net_backend_start(fixture.tap, 0, fixture.loop, &events, &fixture.calls), 0);
+    tear_down(&fixture);
+}
+
 Test(tap, suggests_an_address_of_its_own)
 {
     struct fixture fixture;

@@ -111,6 +111,18 @@ static size_t large_frame(uint8_t *data, size_t payload, uint16_t segment)
     return NET_HEADER_SIZE + HEADERS + payload;
 }
 
+/* The next frame of TCP; 0 if there has been none for a while. The bridge itself reports by IGMP. */
+static ssize_t next_segment(int fd, uint8_t *data, size_t size)
+{
+    struct pollfd arrives = {.fd = fd, .events = POLLIN};
+    while (poll(&arrives, 1, 200) > 0) {
+        ssize_t got = recv(fd, data, size, 0);
+        if (data[ETHERNET_SIZE + 9] == IPPROTO_TCP)
+            return got;
+    }
+    return 0;
+}
+
 /* Through a bridge and out of a wire that can do nothing by itself. */
 Test(tap_offloads, a_large_frame_leaves_the_host_in_segments)
 {
@@ -129,7 +141,11 @@ Test(tap_offloads, a_large_frame_leaves_the_host_in_segments)
     cr_assert_eq(send_one(tap, 0, data, size), 1);
     size_t done = 0;
     while (done < payload) {
-        ssize_t got = recv(out, seen, sizeof(seen), 0);
+        ssize_t got = next_segment(out, seen, sizeof(seen));
+        if (got == 0 && done == 0) /* the bridge forwards only once it knows that the link is up */
+            cr_assert_eq(send_one(tap, 0, data, size), 1);
+        if (got == 0)
+            continue;
         size_t want = smaller(segment, payload - done);
         struct tcphdr tcp;
         memcpy(&tcp, seen + ETHERNET_SIZE + sizeof(struct iphdr), sizeof(tcp));

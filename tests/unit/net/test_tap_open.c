@@ -1,3 +1,4 @@
+#include <limits.h>
 #include <linux/capability.h>
 #include <pthread.h>
 #include <sys/syscall.h>
@@ -85,6 +86,7 @@ static void works(struct net_backend *tap, const char *name)
     cr_assert_eq(receive_one(tap, 0, data, sizeof(data)), NET_HEADER_SIZE + 100);
     cr_assert_eq(memcmp(data, "\0\0\0\0\0\0\0\0\0\0", 10), 0);
     cr_assert_eq(memcmp(seen, data + NET_HEADER_SIZE, 100), 0);
+    cr_assert_eq(receive_one(tap, 0, data, sizeof(data)), 0);
     close(peer);
 }
 
@@ -286,6 +288,13 @@ Test(tap_open, does_without_the_header_where_a_descriptor_has_none)
     cr_assert_eq(tap->offloads, 0);
     works(tap, "bare");
     cr_assert_eq(send_one(tap, 0, "", 1), 1);
+    static uint8_t byte;
+    static struct iovec pieces[IOV_MAX + 1];
+    for (size_t i = 0; i < ARRAY_SIZE(pieces); i++)
+        pieces[i] = (struct iovec){&byte, 1};
+    const struct net_frame many = {
+        .iov = pieces, .iov_count = ARRAY_SIZE(pieces), .length = ARRAY_SIZE(pieces)};
+    cr_assert_eq(net_backend_send(tap, 0, &many, 1), 1);
     /* Without room behind the header the frame is lost. */
     uint8_t data[NET_HEADER_SIZE + 60];
     int peer = packet_socket("bare", TEST_PROTOCOL);

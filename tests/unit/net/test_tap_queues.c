@@ -77,27 +77,40 @@ Test(tap_queues, all_send)
     event_loop_destroy(loop);
 }
 
+struct waker {
+    struct event_loop *loop;
+    unsigned queue; /* that it was called for */
+};
+
+static void note_queue(void *opaque, unsigned queue)
+{
+    struct waker *waker = opaque;
+    waker->queue = queue;
+    event_loop_quit(waker->loop);
+}
+
 /* Each queue is served by a loop of its own and woken there for what it has. */
 Test(tap_queues, each_wakes_its_loop)
 {
-    static const struct net_queue_events events = {.readable = count_readable, .writable = count_writable};
+    static const struct net_queue_events events = {.readable = note_queue, .writable = note_queue};
     enter_namespace();
-    struct calls calls[QUEUES] = {{0}};
+    struct waker wakers[QUEUES];
     struct event_loop *loop = create_loop();
     struct net_backend *tap = open_tap(loop, "tap0", QUEUES);
     int peer = packet_socket("tap0", ETH_P_IP);
     uint8_t data[100];
     for (unsigned queue = 0; queue < QUEUES; queue++) {
-        calls[queue].loop = create_loop();
-        cr_assert_eq(net_backend_start(tap, queue, calls[queue].loop, &events, &calls[queue]), 0);
+        wakers[queue] = (struct waker){.loop = create_loop(), .queue = QUEUES};
+        cr_assert_eq(net_backend_start(tap, queue, wakers[queue].loop, &events, &wakers[queue]), 0);
         net_backend_watch(tap, queue, true, false);
     }
     send_flows(peer);
     for (unsigned queue = 0; queue < QUEUES; queue++) {
-        run_until(&calls[queue], 1);
+        cr_assert_eq(event_loop_run(wakers[queue].loop), 0);
+        cr_assert_eq(wakers[queue].queue, queue);
         cr_assert_gt(receive_one(tap, queue, data, sizeof(data)), 0);
         net_backend_stop(tap, queue);
-        event_loop_destroy(calls[queue].loop);
+        event_loop_destroy(wakers[queue].loop);
     }
     net_backend_destroy(tap);
     close(peer);
