@@ -1,8 +1,9 @@
 /*
  * Guest RAM: one piece of host memory that RAM and ROM regions show to the guest.
  *
- * A block is a memfd mapped shared, so that other processes (device back ends, a migration peer on this host)
- * can map it too. It starts as zeroes and takes host memory only where it is touched. A block is immutable
+ * A block starts as zeroes and takes host memory only where it is touched, in huge pages where the host gives
+ * them by itself (transparent huge pages): they make guests faster, and their I/O. A shared block is a memfd,
+ * for other processes to map too; hosts rarely have huge pages for those. A block is immutable
  * after its creation but for its contents, which guest, devices and godwit change at will: whoever reads
  * guest memory copies before checking. All regions that show a block are of one machine; whoever changes its
  * contents other than by memory/address_space.h says so by dirty_mark().
@@ -22,6 +23,7 @@ struct memory_region;
 
 enum ram_block_flags {
     RAM_BLOCK_HUGE_PAGES = 1, /* 2 MiB pages from the host's pool; the size must be a multiple of that */
+    RAM_BLOCK_SHARED = 2,
 };
 
 /* One client's bitmap of the pages of a block, in two halves: memory/dirty_block.h. */
@@ -35,7 +37,7 @@ struct ram_block {
     const char *name; /* borrowed */
     void *host;       /* start of the mapping */
     uint64_t size;
-    int fd; /* the memfd */
+    int fd; /* the memfd of a shared block; otherwise -1 */
 
     struct memory *memory;          /* private from here on: that of its regions; NULL: it has none */
     struct ram_block *next, **link; /* another block of `memory` */
